@@ -1,0 +1,56 @@
+"""Encoder-decoder style visual language models for the Hugging Face ecosystem.
+
+Importing this package registers its configs, models, processors and pipeline tasks with transformers, and changes nothing
+else there.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoProcessor
+
+from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
+from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.trocr.text_decoder import TrOCREncoderDecoderForCausalLM
+from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
+from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor, VisionTransformerImageProcessorPil
+from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
+from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
+from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
+from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
+from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
+
+__version__ = "0.1.0"
+
+AutoConfig.register("hf_vlm_vit", VisionTransformerConfig)
+AutoModel.register(VisionTransformerConfig, VisionTransformerModel)
+AutoImageProcessor.register(
+    VisionTransformerConfig,
+    image_processor_classes={"torchvision": VisionTransformerImageProcessor, "pil": VisionTransformerImageProcessorPil},
+)
+
+AutoConfig.register("hf_vlm_trocr_text", TrOCREncoderDecoderTextConfig)
+AutoModelForCausalLM.register(TrOCREncoderDecoderTextConfig, TrOCREncoderDecoderForCausalLM)
+
+AutoConfig.register("hf_vlm_trocr", TrOCREncoderDecoderConfig)
+AutoModel.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalGeneration)
+AutoModelForImageTextToText.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalGeneration)
+AutoProcessor.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderProcessor)
+
+register_tasks()
+
+__all__ = [
+    "ImageCaptioningPipeline",
+    "ImageToTextPipeline",
+    "TextRecognitionPipeline",
+    "TrOCREncoderDecoderConfig",
+    "TrOCREncoderDecoderForCausalLM",
+    "TrOCREncoderDecoderForConditionalGeneration",
+    "TrOCREncoderDecoderProcessor",
+    "TrOCREncoderDecoderTextConfig",
+    "VisionTransformerConfig",
+    "VisionTransformerImageProcessor",
+    "VisionTransformerImageProcessorPil",
+    "VisionTransformerModel",
+    "__version__",
+    "restore_removed_tasks",
+]

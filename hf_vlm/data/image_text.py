@@ -1,0 +1,237 @@
+"""Read line pictures with their texts from the layouts people have, into one example schema.
+
+`{"image": PIL picture, "text": str, "source": str}`: text in NFC with whitespace collapsed; `source` says where the row
+came from (file and line or row), so that whatever is wrong with it can be found.
+
+Layouts, tried in this order in a folder:
+    gt_SPLIT.txt           `file<TAB>text` lines, pictures in `image/` or beside (the TrOCR authors' STR, IAM, receipts)
+    SPLIT/metadata.*       `file_name,text` as JSON lines or CSV (the Hub's ImageFolder); without a split, metadata.*
+    SPLIT*.parquet         `image` and `text` columns, also in `data/` (the Hub's own form); without a split, *.parquet
+"""
+
+import csv
+import json
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from hf_vlm.data.pictures import open_picture
+
+_METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+class TextLines(Sequence[dict[str, Any]]):
+    """Line pictures and their texts: `lines[i]` is `{"image": PIL, "text": str, "source": str}`, opened when asked for.
+
+    Attributes:
+        texts: every text, cleaned.
+        sources: where every row came from.
+    """
+
+    def __init__(self, pictures: Sequence[Any], texts: Sequence[str], sources: Sequence[str]) -> None:
+        """`pictures`: paths, bytes, or rows `{"bytes", "path"}` as `datasets` stores undecoded pictures."""
+        self._pictures, self.texts, self.sources = pictures, texts, sources
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        return {"image": self._open(index), "text": self.texts[index], "source": self.sources[index]}
+
+    def select(self, indices: Iterable[int]) -> "TextLines":
+        """The lines of these indices, in their order."""
+        indices = list(indices)
+        columns = (self._pictures, self.texts, self.sources)
+        return TextLines(*([column[index] for index in indices] for column in columns))
+
+    def aspect(self, index: int) -> float:
+        """Width by height of picture `index`, read from its head only where that suffices."""
+        picture = self._picture(index)
+        if isinstance(picture, str | Path):
+            try:
+                with Image.open(picture) as image:
+                    return image.width / image.height
+            except (OSError, Image.DecompressionBombError):
+                pass  # `_open` says what is wrong
+        image = self._open(index)
+        return image.width / image.height
+
+    def _picture(self, index: int) -> Any:
+        picture = self._pictures[index]
+        if isinstance(picture, Mapping):
+            return picture["bytes"] if picture.get("bytes") is not None else picture.get("path")
+        return picture
+
+    def _open(self, index: int) -> Image.Image:
+        picture = self._picture(index)
+        if picture is None:
+            raise ValueError(f"{self.sources[index]}: wanted a picture, got none. Fill or remove the row.")
+        name = self.sources[index] if isinstance(picture, bytes) else f"{self.sources[index]}, {picture}"
+        return open_picture(picture, name=name)
+
+
+def read_lines(
+    path: str | Path, split: str | None = None, *, where: Mapping[str, str | Collection[str]] | None = None
+) -> TextLines:
+    """The lines of a data set on disk.
+
+    Args:
+        path: a folder in one of the layouts above, or one file: .parquet, .jsonl, .csv, or tab-separated .txt or .tsv.
+        split: such as `train`; picks the file or folder of that name.
+        where: column -> wanted value or values; other rows are left out. Needs a layout with columns.
+
+    Raises:
+        FileNotFoundError: if `path` or a picture that a row names is missing.
+        ValueError: if no layout fits, nothing is left, or a row is bad; names the file and the row.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it.")
+    rows: Iterable[tuple[str, Mapping[str, Any], Any]]
+    files = [path] if path.is_file() else _layout(path, split)
+    wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in (where or {}).items()}
+    if files[0].suffix == ".parquet":
+        return _read_parquet(files, wanted)
+    rows = _read_table(files[0])
+    pictures, texts, sources = [], [], []
+    for source, row in rows:
+        if not _is_wanted(row, wanted, source):
+            continue
+        if not row.get("file_name"):
+            raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {sorted(row)}. Name the columns so.")
+        picture = _find_picture(files[0].parent, row["file_name"], is_tab_separated=files[0].suffix in (".txt", ".tsv"))
+        if picture is None:
+            raise FileNotFoundError(
+                f"{source}: wanted the picture {row['file_name']}, got no such file in {files[0].parent}. "
+                "Add the file or remove the row."
+            )
+        pictures.append(str(picture))
+        texts.append(_clean(row.get("text"), source))
+        sources.append(source)
+    if not texts:
+        raise ValueError(f"{files[0]} must hold lines, got none{f' where {where}' if where else ''}. Check the file.")
+    return TextLines(pictures, texts, sources)
+
+
+def _layout(folder: Path, split: str | None) -> list[Path]:
+    """The files of one split: one table, or any number of parquet files."""
+    if split is None:
+        tables = sorted(folder.glob("gt_*.txt"))
+        places = [folder]
+        parquet = "*.parquet"
+    else:
+        tables = [table for table in [folder / f"gt_{split}.txt"] if table.is_file()]
+        places = [folder / split, folder]
+        parquet = f"{split}*.parquet"
+    tables += [place / name for place in places for name in _METADATA if (place / name).is_file()]
+    if split is not None and tables:
+        return tables[:1]
+    if len(tables) == 1:
+        return tables
+    found = tables or next((f for place in (folder, folder / "data") if (f := sorted(place.glob(parquet)))), [])
+    if split is None and len({file.name.split(".")[0].split("-")[0] for file in found}) > 1:
+        raise ValueError(
+            f"`split` must say which part of {folder} to read, got None and {', '.join(f.name for f in found)}. "
+            "Name one, such as `split='train'`."
+        )
+    if not found:
+        wanted = "gt_*.txt, metadata.jsonl, metadata.csv or *.parquet" if split is None else (
+            f"gt_{split}.txt, {split}/metadata.jsonl, {split}/metadata.csv or {split}*.parquet"
+        )  # fmt: skip
+        there = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise ValueError(f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`.")
+    return found
+
+
+def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, row) for each row of a JSON-lines, CSV or tab-separated file."""
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. Convert it.") from error
+    if file.suffix == ".csv":
+        reader = csv.DictReader(content.splitlines(keepends=True))
+        for row in reader:
+            yield f"{file}, line {reader.line_num}", row
+        return
+    for number, line in enumerate(content.split("\n"), start=1):
+        source = f"{file}, line {number}"
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        if file.suffix == ".jsonl":
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line.")
+            yield source, row
+        else:
+            name, tab, text = line.partition("\t")  # the first tab only: texts may hold more
+            if not tab:
+                raise ValueError(f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two.")
+            yield source, {"file_name": name, "text": text}
+
+
+def _read_parquet(files: Sequence[Path], wanted: Mapping[str, set[str]]) -> TextLines:
+    rows = datasets.Dataset.from_parquet([str(file) for file in files])
+    name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/({len(files)} parquet files)"
+    for column in ("image", "text", *wanted):
+        if column not in rows.column_names:
+            raise ValueError(f"{name} must have a column `{column}`, got {', '.join(rows.column_names)}. Rename one.")
+    if isinstance(rows.features["image"], datasets.Image):
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+    columns = {column: rows[column] for column in {"text", *wanted}}
+    keep = [
+        index for index in range(len(rows)) if all(columns[key][index] in values for key, values in wanted.items())
+    ]
+    if not keep:
+        raise ValueError(f"{name} must hold lines, got none where {dict(wanted)}. Check the columns' values.")
+    texts = list(columns["text"])
+    sources = [f"{name}, row {index}" for index in keep]
+    cleaned = [_clean(texts[index], source) for index, source in zip(keep, sources, strict=True)]
+    return TextLines(_Column(rows.select(keep), "image"), cleaned, sources)
+
+
+class _Column(Sequence[Any]):
+    """One column of a `datasets.Dataset`, a row at a time."""
+
+    def __init__(self, rows: datasets.Dataset, name: str) -> None:
+        self._rows, self._name = rows.select_columns([name]), name
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        return self._rows[index][self._name]
+
+
+def _is_wanted(row: Mapping[str, Any], wanted: Mapping[str, set[str]], source: str) -> bool:
+    for column, values in wanted.items():
+        if column not in row:
+            raise ValueError(f"{source}: wanted a column `{column}` to choose by, got {', '.join(row)}. Add it.")
+        if row[column] not in values:
+            return False
+    return True
+
+
+def _find_picture(folder: Path, file_name: str, *, is_tab_separated: bool) -> Path | None:
+    """The picture beside its table, or in `image/` as the authors' STR and IAM sets have it."""
+    for place in (folder / "image", folder) if is_tab_separated else (folder,):
+        if (place / file_name).is_file():
+            return place / file_name
+    return None
+
+
+def _clean(text: Any, source: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{source}: wanted a `text`, got {text!r}. Fill or remove the row.")
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    if not text:
+        raise ValueError(f"{source}: wanted a `text`, got an empty one. Fill or remove the row.")
+    return text

@@ -1,0 +1,321 @@
+"""TrOCR: read the text in a picture with a vision encoder and a text decoder joined by cross-attention.
+
+    pixel_values (batch, channels, height, width)
+      -> vision encoder (any of the Hub) -> picture tokens (batch, picture_tokens, vision_hidden_size), and their mask
+      -> text decoder (ours, or any of the Hub that cross-attends), which reads all picture tokens at every text token
+      -> logits (batch, tokens, vocab_size) -> text
+
+Where it differs from transformers' `VisionEncoderDecoderModel`: the loss honours `num_items_in_batch`, so accumulated
+batches train like one big batch; a padding mask lets lines of different widths share a batch; encoder-only text models
+(RoBERTa, XLM-R, BERT, MiniLM) become the decoder by tables that account for every tensor; our decoder runs on sdpa and flash
+kernels and with a static cache.
+
+Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
+from transformers.utils.generic import can_return_tuple
+
+from ...blocks.token_loss import shift_right, token_cross_entropy
+from ...parts.pretrained_model import HubModel
+from ...parts.vision_features import describe_vision_model, show_every_patch, vision_features
+from .assembly import TrOCRParts, load_parts
+from .configuration_trocr import TrOCREncoderDecoderConfig
+from .recognition import RecognizedText, recognize
+from .weights_trocr import config_from_vision_encoder_decoder, weights_from_vision_encoder_decoder
+
+
+@dataclass
+class TrOCREncoderDecoderEncoderOutput(ModelOutput):
+    """Picture tokens as the decoder reads them.
+
+    Args:
+        last_hidden_state: float (batch, picture tokens, width that the decoder's cross-attention takes).
+        attention_mask: bool (batch, picture tokens), True for real tokens; None where all are.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    attention_mask: torch.BoolTensor | None = None
+
+
+class TrOCREncoderDecoderPreTrainedModel(HubModel):
+    """The features that transformers asks about; every part brings its own initialisation."""
+
+    config: TrOCREncoderDecoderConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class TrOCREncoderDecoderVisionEncoder(TrOCREncoderDecoderPreTrainedModel):
+    """A vision model of the Hub, its output brought to tokens of the width that the decoder reads."""
+
+    input_modalities = ("image",)
+
+    def __init__(self, config: TrOCREncoderDecoderConfig) -> None:
+        super().__init__(config)
+        self.vision_model = AutoModel.from_config(show_every_patch(config.vision_config))
+        wanted = cross_attention_size(config)
+        fits = wanted == config.vision_hidden_size
+        self.projection = nn.Identity() if fits else nn.Linear(config.vision_hidden_size, wanted)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: object,
+    ) -> TrOCREncoderDecoderEncoderOutput:
+        """Picture tokens, prefix tokens included, as in the paper's code.
+
+        Args:
+            pixel_values: float (batch, channels, height, width).
+            pixel_mask: int64 (batch, height, width), 0 for padding right of and below the picture.
+            interpolate_pos_encoding: resample the encoder's positions to this picture size.
+        """
+        visible = vision_features(
+            self.vision_model, pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding
+        )
+        return TrOCREncoderDecoderEncoderOutput(
+            last_hidden_state=self.projection(visible.features), attention_mask=visible.mask
+        )
+
+
+def cross_attention_size(config: TrOCREncoderDecoderConfig) -> int:
+    """Width of the picture tokens that the decoder's cross-attention takes."""
+    text_config: Any = config.text_config
+    for name in ("cross_attention_size", "cross_attention_hidden_size"):  # ours, and transformers' own TrOCR decoder
+        if getattr(text_config, name, None) is not None:
+            return getattr(text_config, name)
+    return text_config.hidden_size
+
+
+class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedModel, GenerationMixin):
+    """The whole reader: `forward` for training, `generate` for token ids, `recognize` for text with confidence."""
+
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: TrOCREncoderDecoderConfig) -> None:
+        if config.vision_hidden_size is None:
+            config.vision_hidden_size = describe_vision_model(config.vision_config).hidden_size
+        super().__init__(config)
+        self.encoder = TrOCREncoderDecoderVisionEncoder(config)
+        self.decoder = AutoModelForCausalLM.from_config(config.text_config)
+        self._can_compile_fullgraph = self.decoder._can_compile_fullgraph
+        if self.generation_config.max_new_tokens is None and self.generation_config.max_length is None:
+            positions = getattr(config.text_config, "max_position_embeddings", None)
+            self.generation_config.max_new_tokens = positions - 1 if positions else None
+        self.post_init()
+
+    # Loading
+
+    @classmethod
+    def foreign_config(cls, config: dict) -> PreTrainedConfig | None:
+        """Our config for a `vision-encoder-decoder` folder, such as microsoft/trocr-*."""
+        if config.get("model_type") != "vision-encoder-decoder":
+            return None
+        return TrOCREncoderDecoderConfig(**config_from_vision_encoder_decoder(config))
+
+    @classmethod
+    def foreign_weights(cls, config: PreTrainedConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of a `vision-encoder-decoder` folder under our names."""
+        return weights_from_vision_encoder_decoder(weights, config)
+
+    @classmethod
+    def from_pretrained_parts(
+        cls, vision: str | PreTrainedModel, text: str | PreTrainedModel, **settings: Any
+    ) -> "TrOCREncoderDecoderForConditionalGeneration":
+        """Join a pretrained vision encoder and a pretrained text model into a reader.
+
+        Encoder-only text models (RoBERTa, XLM-R, BERT, MiniLM) are copied into our decoder by the tables of
+        `parts/decoder_weights.py`; any other must be able to cross-attend and is kept as it is. Cross-attention that the
+        text model doesn't have starts from random weights. `model.weight_report` tells where each tensor came from and is
+        saved with the model.
+
+        Args:
+            vision: Hub name, folder or loaded model.
+            text: Hub name, folder or loaded model.
+            settings: as for `load_parts`: `processor`, `image_size`, `num_decoder_layers`, `keep_text_model`,
+                `max_new_tokens`, `num_beams`, and fields of `TrOCREncoderDecoderConfig`.
+
+        Raises:
+            ValueError: before any weight is loaded, if the text model can't cross-attend or the processor's vocabulary
+                doesn't fit it; while loading, if the vision encoder's weights are incomplete.
+        """
+        parts: TrOCRParts = load_parts(vision, text, **settings)
+        model = cls(parts.config)
+        parts.place(model.encoder.vision_model, model.decoder)
+        model.generation_config.update(**parts.generation)
+        model.weight_report = parts.report(model)
+        return model.eval()
+
+    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+        """Save the model, and beside it the report of where its weights came from, if it was assembled."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        report = getattr(self, "weight_report", None)
+        if report is not None:
+            modules = {"vision": self.encoder.vision_model, "projector": self.encoder.projection, "decoder": self.decoder}
+            report.rehash({part.name: modules[part.name] for part in report.parts})
+            report.save(save_directory)
+
+    # Parts that transformers asks for
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The picture encoder; with `modality="image"` the vision model alone, `"text"` the decoder."""
+        return {"image": self.encoder.vision_model, "text": self.decoder}.get(modality, self.encoder)
+
+    def get_decoder(self) -> nn.Module:
+        """The text decoder."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The decoder's word embedding."""
+        return self.decoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the decoder's word embedding."""
+        self.decoder.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder's output projection."""
+        return self.decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the decoder's output projection."""
+        self.decoder.set_output_embeddings(new_embeddings)
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Make `image_size` pixels, one number or (height, width), the encoder's own size, positions resampled.
+
+        Raises:
+            ValueError: if the vision encoder has no `resize`; pass `interpolate_pos_encoding=True` at run time instead.
+        """
+        vision_model = self.encoder.vision_model
+        if not hasattr(vision_model, "resize"):
+            raise ValueError(
+                f"The vision encoder must be able to change its size, got `{type(vision_model).__name__}`. Pass "
+                "`interpolate_pos_encoding=True` to `forward` or `generate`, or use `VisionTransformerModel`."
+            )
+        vision_model.resize(image_size=image_size)
+        self.config.vision_config = vision_model.config
+
+    # Training and generation
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads to predict `labels`, int64 (batch, tokens): the one shift to the right there is.
+
+        Raises:
+            ValueError: if the config has no start or padding token.
+        """
+        start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
+        if start is None or pad is None:
+            raise ValueError(
+                f"Training needs `decoder_start_token_id` and `pad_token_id`, got {start} and {pad}. Set both on the "
+                "model's config."
+            )
+        return shift_right(labels, start_token_id=start, pad_token_id=pad)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        encoder_outputs: ModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Predict each token of the text from the picture and the tokens before it.
+
+        Args:
+            pixel_values: float (batch, channels, height, width).
+            pixel_mask: int64 (batch, height, width), 0 for padding right of and below the picture; None for no padding.
+            labels: int64 (batch, tokens), not shifted, end token included; `IGNORE_INDEX` carries no loss.
+            decoder_input_ids: int64 (batch, tokens); by default `labels` shifted right behind the start token.
+            decoder_attention_mask: int64 (batch, past and present tokens), 0 for padding.
+            decoder_inputs_embeds: float (batch, tokens, hidden_size), instead of `decoder_input_ids`.
+            encoder_outputs: what `get_encoder()` gave for these pictures, to not run it again.
+            past_key_values: keys and values of earlier tokens and of the picture.
+            interpolate_pos_encoding: resample the encoder's positions to this picture size.
+            num_items_in_batch: labels with loss in the whole optimiser step; the loss is their sum over it.
+
+        Returns: `logits`, float (batch, tokens, vocab_size); with `labels` also `loss`, nats a token; the encoder's
+            `encoder_last_hidden_state`; on demand attentions and hidden states of the decoder.
+
+        Raises:
+            ValueError: if there is neither a picture nor encoder output, or nothing for the decoder to read.
+        """
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("`pixel_values` or `encoder_outputs` must be given, got neither. Pass the picture.")
+            encoder_outputs = self.encoder(pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding)
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = TrOCREncoderDecoderEncoderOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if labels is None:
+                raise ValueError(
+                    "The decoder needs `labels` (training), `decoder_input_ids` or `decoder_inputs_embeds`, got none. "
+                    "To read a picture call `generate` or `recognize`."
+                )
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=getattr(encoder_outputs, "attention_mask", None),
+            inputs_embeds=decoder_inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache if labels is None else False,
+            return_dict=True,
+            **kwargs,
+        )
+        loss = None
+        if labels is not None:
+            loss = token_cross_entropy(
+                outputs.logits,
+                labels,
+                num_items_in_batch=num_items_in_batch,
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
+            )
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
+        """Inputs of one decoding step: the picture's tokens are there already, so its pixels and mask are dropped."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        for name in ("pixel_values", "pixel_mask", "interpolate_pos_encoding"):
+            inputs.pop(name, None)
+        return inputs
+
+    def recognize(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **settings: Any
+    ) -> list[RecognizedText]:
+        """Read pictures: text, a score, and a confidence a word; see `recognition.recognize` for the settings."""
+        return recognize(self, pixel_values, pixel_mask, **settings)

@@ -1,0 +1,145 @@
+"""TrOCR's processor: pictures to pixels, texts to labels, token ids to text."""
+
+import os
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+
+from ...blocks.token_loss import IGNORE_INDEX
+from ...parts.pictures import to_rgb
+
+
+class TrOCREncoderDecoderProcessor(ProcessorMixin):
+    """An image processor and a tokenizer, joined.
+
+    Args:
+        image_processor: of the vision encoder. One that pads lines of different widths also gives `pixel_mask`.
+        tokenizer: of the text model.
+        max_label_length: the longest label in tokens, end token included; longer ones are refused. None for no limit.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        max_label_length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.max_label_length = max_label_length
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained_parts(
+        cls, vision: str | os.PathLike | Any, text: str | os.PathLike | PreTrainedTokenizerBase, **settings: Any
+    ) -> "TrOCREncoderDecoderProcessor":
+        """Join the image processor of a vision model and the tokenizer of a text model.
+
+        Args:
+            vision: Hub name or folder with a `preprocessor_config.json`, or an image processor.
+            text: Hub name or folder with a tokenizer, or a tokenizer.
+            settings: `max_label_length`.
+
+        Raises:
+            ValueError: if the tokenizer has no token to end a text with, or none to pad with.
+        """
+        image_processor = (
+            AutoImageProcessor.from_pretrained(vision) if isinstance(vision, str | os.PathLike) else vision
+        )
+        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str | os.PathLike) else text
+        processor = cls(image_processor, tokenizer, **settings)
+        if processor.end_token_id is None:
+            raise ValueError(
+                "The tokenizer must have an end token (`eos_token` or `sep_token`), got none. Set "
+                "`tokenizer.eos_token` and pass the tokenizer as `text`."
+            )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(processor.end_token_id)
+        return processor
+
+    @property
+    def start_token_id(self) -> int | None:
+        """Token that a text model expects in front: its start token, or its end token where it has no other."""
+        tokenizer = self.tokenizer
+        for token_id in (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id):
+            if token_id is not None:
+                return token_id
+        return None
+
+    @property
+    def end_token_id(self) -> int | None:
+        """Token that ends a text."""
+        eos = self.tokenizer.eos_token_id
+        return eos if eos is not None else self.tokenizer.sep_token_id
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare pictures, texts or both.
+
+        Args:
+            images: one picture or a list: PIL pictures of any mode, arrays or tensors.
+            text: one text or a list, as many as pictures.
+            return_tensors: "pt"; None for lists.
+            kwargs: settings of the image processor for this call, such as `size` or `device`.
+
+        Returns: `pixel_values`, float (batch, channels, height, width), where the image processor pads also `pixel_mask`,
+            int64 (batch, height, width); with `text` `labels`, int64 (batch, tokens): no start token, one end token,
+            padded with -100.
+
+        Raises:
+            ValueError: if neither came, their numbers differ, or a label is longer than `max_label_length`.
+        """
+        if images is None and text is None:
+            raise ValueError("`images`, `text` or both must be given, got neither. Pass at least one picture.")
+        data: dict[str, Any] = {}
+        if images is not None:
+            pictures = images if isinstance(images, list | tuple) else [images]
+            pictures = [to_rgb(picture) if isinstance(picture, Image.Image) else picture for picture in pictures]
+            data.update(self.image_processor(pictures, return_tensors=return_tensors, **kwargs))
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            if images is not None and len(texts) != len(pictures):
+                raise ValueError(
+                    f"`text` must have one entry a picture, got {len(texts)} for {len(pictures)} pictures. Give as many."
+                )
+            data["labels"] = self.labels(texts, return_tensors=return_tensors)
+        return BatchFeature(data)
+
+    def labels(self, texts: list[str], return_tensors: str | None = "pt") -> torch.Tensor | list[list[int]]:
+        """Token ids that a decoder learns to write: the text, then the end token, padded with -100.
+
+        Returns: int64 (batch, tokens), or lists without padding where `return_tensors` is None.
+
+        Raises:
+            ValueError: if a label is longer than `max_label_length` or holds nothing but unknown characters.
+        """
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        for row, text in zip(rows, texts, strict=True):
+            if row and unknown is not None and all(token == unknown for token in row):
+                raise ValueError(
+                    f"A label must hold characters that the tokenizer can write, got only unknown ones in {text!r}. Leave "
+                    "the row out, or use a tokenizer of that script."
+                )
+            row.append(self.end_token_id)
+            if self.max_label_length is not None and len(row) > self.max_label_length:
+                raise ValueError(
+                    f"A label must have at most {self.max_label_length} tokens, got {len(row)} for {text!r}. Leave the "
+                    "row out, or raise `max_label_length` up to the decoder's `max_position_embeddings`."
+                )
+        if return_tensors is None:
+            return rows
+        width = max(len(row) for row in rows)
+        return torch.tensor([row + [IGNORE_INDEX] * (width - len(row)) for row in rows])
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a model takes."""
+        return [*self.image_processor.model_input_names, "labels"]

@@ -1,0 +1,124 @@
+"""From pictures to text with a confidence for every word.
+
+A confidence is a probability of the model itself: the product of the probabilities of the word's tokens, each given the
+picture and the text before it. The text that was chosen is scored once more in one pass over all its tokens, so the number
+is the same whether greedy decoding, beam search or sampling chose it, and no logits processor distorts it.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from .modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+
+
+@dataclass
+class RecognizedText:
+    """What a picture says.
+
+    Attributes:
+        text: the text; empty where the model abstained.
+        score: exp of the mean log-probability a token, end token included; in [0, 1].
+        words: one `{"word": str, "confidence": float}` a word of the text read, in order, also where the model abstained.
+        abstained: whether the score lay below the asked threshold.
+    """
+
+    text: str
+    score: float
+    words: list[dict[str, Any]] = field(default_factory=list)
+    abstained: bool = False
+
+
+@torch.no_grad()
+def recognize(
+    model: "TrOCREncoderDecoderForConditionalGeneration",
+    pixel_values: torch.Tensor,
+    pixel_mask: torch.Tensor | None = None,
+    *,
+    tokenizer: Any,
+    abstain_below: float | None = None,
+    interpolate_pos_encoding: bool = False,
+    **generate_kwargs: Any,
+) -> list[RecognizedText]:
+    """Read a batch of pictures.
+
+    Args:
+        pixel_values: float (batch, channels, height, width).
+        pixel_mask: int64 (batch, height, width), 0 for padding.
+        tokenizer: of the processor that made the pictures.
+        abstain_below: give no text where the score is lower; in [0, 1].
+        generate_kwargs: as for `generate`: `num_beams`, `max_new_tokens`, `do_sample`, ...
+
+    Returns: one `RecognizedText` a picture.
+
+    Raises:
+        ValueError: if `abstain_below` is no probability, or more than one text a picture was asked for.
+    """
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ValueError(f"`abstain_below` must be a probability in [0, 1], got {abstain_below}. Give 0.9, not 90.")
+    if generate_kwargs.get("num_return_sequences", 1) != 1:
+        raise ValueError(
+            f"`recognize` gives one text a picture, got `num_return_sequences={generate_kwargs['num_return_sequences']}`."
+            " Call `generate` for several."
+        )
+    encoder_outputs = model.encoder(pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding)
+    kept = {
+        name: value for name, value in encoder_outputs.items()
+    }  # beam search expands the output it is handed in place
+    generate_kwargs.update(return_dict_in_generate=False)
+    sequences = model.generate(encoder_outputs=type(encoder_outputs)(**kept), **generate_kwargs)  # (batch, 1 + tokens)
+    tokens = sequences[:, 1:]
+    if tokens.shape[1] == 0:
+        return [RecognizedText("", 0.0, abstained=abstain_below is not None) for _ in sequences]
+    logits = model(encoder_outputs=encoder_outputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
+    log_probs = logits.float().log_softmax(dim=-1).gather(2, tokens[..., None])[..., 0]  # (batch, tokens)
+
+    end_ids = model.generation_config.eos_token_id
+    end_ids = set(end_ids if isinstance(end_ids, list) else [end_ids])
+    results = []
+    for ids, scores in zip(tokens.tolist(), log_probs.tolist(), strict=True):
+        length = next((place + 1 for place, token in enumerate(ids) if token in end_ids), len(ids))
+        ids, scores = ids[:length], scores[:length]
+        score = float(torch.tensor(scores).mean().exp())
+        words = word_confidences(tokenizer, ids, scores)
+        abstained = abstain_below is not None and score < abstain_below
+        text = "" if abstained else tokenizer.decode(ids, skip_special_tokens=True).strip()
+        results.append(RecognizedText(text, score, words, abstained))
+    return results
+
+
+def word_confidences(tokenizer: Any, ids: list[int], log_probs: list[float]) -> list[dict[str, Any]]:
+    """Split tokens into words where the decoded text has white space, and multiply the probabilities within a word.
+
+    Args:
+        ids: token ids of one text.
+        log_probs: log-probability of each.
+
+    Returns: one `{"word", "confidence"}` a word; joined by spaces they are the text, its spaces made single.
+    """
+    special = set(tokenizer.all_special_ids)
+    words: list[dict[str, Any]] = []
+    word_ids: list[int] = []
+    total = 0.0
+
+    def text_of(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def close() -> None:
+        word = text_of(word_ids).strip()
+        if word:
+            words.append({"word": word, "confidence": float(torch.tensor(total).exp())})
+
+    for token, log_prob in zip(ids, log_probs, strict=True):
+        if token in special:
+            continue
+        text = text_of([*word_ids, token])
+        if word_ids and text_of(word_ids).strip() and len(text.split()) + text[-1:].isspace() > 1:
+            close()
+            word_ids, total = [], 0.0
+        word_ids.append(token)
+        total += log_prob
+    close()
+    return words

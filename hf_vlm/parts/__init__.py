@@ -1,0 +1,1 @@
+"""What lets any pretrained part of the Hub take part in our models."""

@@ -1,0 +1,139 @@
+"""`hf-vlm train --dry-run`: what a run would do, shown on its first batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from hf_vlm.training.line_trainer import LineTrainer, check_gradients
+from hf_vlm.training.recipe import TrOCRRecipe
+from hf_vlm.training.trocr import build_trainer
+
+MEBIBYTE = 2**20
+
+
+def dry_run(recipe: TrOCRRecipe) -> str:
+    """A report on the run that a recipe asks for: parts, parameters, memory, and the labels of the first batch.
+
+    Loads and checks everything as `train` does, runs the first batch forward and backward once (so that a part without
+    a gradient shows up now), changes no weight, and writes the batch's pictures, as the model sees them, with their
+    decoded labels to `dry_run.png` in `training.output_dir`.
+
+    Raises:
+        ValueError: as `hf_vlm.training.trocr.train`.
+    """
+    trainer = build_trainer(recipe)
+    batch = next(iter(trainer.get_train_dataloader()))
+    texts = _decoded_labels(trainer, batch["labels"])
+    picture = Path(trainer.args.output_dir) / "dry_run.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_batch(batch["pixel_values"], texts).save(picture)
+    loss, activation_bytes = _one_pass(trainer, batch)
+    check_gradients(trainer.model)
+
+    args = trainer.args
+    items = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    lines = [
+        f"{args.max_steps} steps of {items} lines; first loss {loss:.3f} nats a token, output in {args.output_dir}",
+        "",
+        *_part_table(trainer.model),
+        "",
+        *_memory_table(trainer.model, activation_bytes),
+        "",
+        f"first batch: pixel_values {tuple(batch['pixel_values'].shape)}, drawn in {picture}",
+        *_label_table(trainer, batch["labels"], texts),
+    ]
+    for name, lines_read in _evaluation_sets(trainer):
+        lines.append(f"validation set {name}: {lines_read} lines")
+    return "\n".join(lines)
+
+
+def draw_batch(pixel_values: torch.Tensor, texts: Sequence[str]) -> Image.Image:
+    """A picture of a batch: each line as the model sees it, its text below.
+
+    Args:
+        pixel_values: float (batch, channels, height, width) of any range; each is stretched to black and white.
+        texts: one a line.
+    """
+    font = ImageFont.load_default(size=12)
+    batch, _, height, width = pixel_values.shape
+    row_height = height + 20
+    sheet = Image.new("RGB", (max(width, 320) + 8, batch * row_height + 4), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (pixels, text) in enumerate(zip(pixel_values.float().cpu(), texts, strict=True)):
+        low, high = pixels.min(), pixels.max()
+        levels = ((pixels - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+        levels = levels.movedim(0, -1)[..., :3]  # (height, width, 1 or 3)
+        array = levels.expand(-1, -1, 3) if levels.shape[-1] == 1 else levels
+        top = 4 + index * row_height
+        sheet.paste(Image.fromarray(array.contiguous().numpy()), (4, top))
+        draw.text((4, top + height + 2), text, fill=(160, 0, 0), font=font)
+    return sheet
+
+
+def _decoded_labels(trainer: LineTrainer, labels: torch.Tensor) -> list[str]:
+    pad_token_id = trainer.model.config.pad_token_id
+    return trainer.processing_class.batch_decode(labels.masked_fill(labels < 0, pad_token_id), skip_special_tokens=True)
+
+
+def _one_pass(trainer: LineTrainer, batch: dict[str, Any]) -> tuple[float, int]:
+    """The first loss, and the bytes that its forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    trainer.model.train()
+    batch = trainer._prepare_inputs(batch)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), trainer.accelerator.autocast():
+        loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return float(loss.detach()), sum(kept.values())
+
+
+def _part_table(model: torch.nn.Module) -> list[str]:
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        of_part = counts.setdefault(".".join(name.split(".")[:2]), [0, 0])
+        of_part[0] += parameter.numel()
+        of_part[1] += parameter.numel() if parameter.requires_grad else 0
+    rows = [f"{'part':<28}{'parameters':>14}{'trained':>14}"]
+    rows += [f"{part:<28}{every:>14,}{trained:>14,}" for part, (every, trained) in counts.items()]
+    every, trained = (sum(column) for column in zip(*counts.values(), strict=True))
+    return [*rows, f"{'all':<28}{every:>14,}{trained:>14,}"]
+
+
+def _memory_table(model: torch.nn.Module, activation_bytes: int) -> list[str]:
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    amounts = {
+        "weights": weights,
+        "gradients": trained,
+        "Adam's two moments": 2 * trained,
+        "activations of this batch": activation_bytes,
+    }
+    rows = ["memory, at least (a longer batch keeps more activations)"]
+    rows += [f"  {name:<26}{amount / MEBIBYTE:>10.1f} MiB" for name, amount in amounts.items()]
+    return [*rows, f"  {'all':<26}{sum(amounts.values()) / MEBIBYTE:>10.1f} MiB"]
+
+
+def _label_table(trainer: LineTrainer, labels: torch.Tensor, texts: Sequence[str]) -> list[str]:
+    unknown_id = trainer.processing_class.tokenizer.unk_token_id
+    rows = [f"{'tokens':>8}{'unknown':>8}  text"]
+    for row, text in zip(labels, texts, strict=True):
+        unknown = 0 if unknown_id is None else int((row == unknown_id).sum())
+        rows.append(f"{int((row >= 0).sum()):>8}{unknown:>8}  {text}")
+    return rows
+
+
+def _evaluation_sets(trainer: LineTrainer) -> list[tuple[str, int]]:
+    sets = trainer.eval_dataset
+    if sets is None:
+        return []
+    return [(name, len(of_set)) for name, of_set in sets.items()] if isinstance(sets, dict) else [("eval", len(sets))]

@@ -1,0 +1,70 @@
+"""Error rates of read text, one definition for training, evaluation and reports.
+
+Both are corpus rates: the edits of all lines, divided by the length of all references. A mean of rates per line would
+let a one-word line weigh as much as a long one. A rate above 1 is possible: inserted text counts as well.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from types import ModuleType
+
+
+def character_error_rate(references: Sequence[str], predictions: Sequence[str], *, case_sensitive: bool = True) -> float:
+    """Edited characters per reference character, 0 for perfect text.
+
+    Args:
+        references: the true texts, one a line; an empty one is fine, what was read there counts as inserted.
+        predictions: the texts read, in the same order.
+        case_sensitive: False folds the case of both sides first.
+
+    Raises:
+        ValueError: if the two differ in number, or if no reference holds a character: there is nothing to divide by.
+        ImportError: if jiwer is missing.
+
+    Source: the Levenshtein distance over characters, spaces included, as TrOCR reports for IAM (Li et al. 2023,
+        section 3.1, https://arxiv.org/abs/2109.10282). Both sides are NFC with outer space cut off: how an accent is
+        encoded cannot be seen in a picture.
+    """
+    jiwer = require_jiwer()
+    return jiwer.process_characters(*_normalise(references, predictions, case_sensitive)).cer
+
+
+def word_error_rate(references: Sequence[str], predictions: Sequence[str], *, case_sensitive: bool = True) -> float:
+    """Edited words per reference word, 0 for perfect text; words are what spaces part, punctuation included.
+
+    Arguments and errors are those of `character_error_rate`.
+    """
+    jiwer = require_jiwer()
+    return jiwer.process_words(*_normalise(references, predictions, case_sensitive)).wer
+
+
+def require_jiwer() -> ModuleType:
+    """The jiwer module, which counts the edits.
+
+    Raises:
+        ImportError: if it is missing; the message names the extra that brings it.
+    """
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ImportError("CER and WER need the package jiwer, got none. Run `pip install 'hf-vlm[ocr]'`.") from error
+    return jiwer
+
+
+def _normalise(
+    references: Sequence[str], predictions: Sequence[str], case_sensitive: bool
+) -> tuple[list[str], list[str]]:
+    if len(references) != len(predictions):
+        raise ValueError(
+            f"One prediction a reference is wanted, got {len(references)} references and {len(predictions)} "
+            "predictions. Pass both in the order of the lines."
+        )
+    sides = []
+    for texts in (references, predictions):
+        texts = [unicodedata.normalize("NFC", text).strip() for text in texts]
+        sides.append(texts if case_sensitive else [text.casefold() for text in texts])
+    if not any(sides[0]):
+        raise ValueError(
+            f"References with text are wanted, got {len(references)} without a character. Check the column `text`."
+        )
+    return sides[0], sides[1]

@@ -1,0 +1,379 @@
+"""Recipes: a YAML file and `key=value` overrides, parsed into one strict dataclass.
+
+    model:      where the weights come from
+    data:       which lines are learnt from, which are read for validation
+    training:   any setting of transformers' `Seq2SeqTrainingArguments`
+    generation: any setting of transformers' `GenerationConfig`; saved with the model
+
+Nothing is kept that is not understood: an unknown key is refused and the nearest known one named.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.dataclasses import type_validator
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Seq2SeqTrainingArguments
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+RECIPE_FOLDER = Path(__file__).with_name("recipes")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ModelSection:
+    """Where model and processor come from: `pretrained`, or `vision` with `text`, or `vision_config` with `text_config`.
+
+    Attributes:
+        pretrained: folder or Hub name of a whole model to go on with.
+        vision: folder or Hub name of a pretrained vision encoder.
+        text: folder or Hub name of a pretrained text model, whose tokenizer is taken too.
+        vision_config: settings of a vision encoder to be trained from scratch, with its `model_type`.
+        text_config: settings of a decoder to be trained from scratch, with its `model_type`.
+        tokenizer: for `text_config`: `characters` (one token a character of `alphabet`), or the folder or Hub name of
+            a tokenizer.
+        alphabet: the characters that `tokenizer: characters` knows, the space included; None means those of Western
+            European languages and every further one of the training lines.
+        image_processor: for `vision_config`: settings of the `VisionTransformerImageProcessor`.
+        max_label_length: tokens in a label at most, its end token included; None means what the decoder has positions
+            for.
+        settings: settings of the whole model, such as `label_smoothing`.
+    """
+
+    pretrained: str | None = None
+    vision: str | None = None
+    text: str | None = None
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    alphabet: str | None = None
+    image_processor: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_label_length: int | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {name for name in ("pretrained", "vision", "text", "vision_config", "text_config") if getattr(self, name)}
+        if given not in ({"pretrained"}, {"vision", "text"}, {"vision_config", "text_config"}):
+            raise ValueError(
+                "The section `model` wants `pretrained`, or `vision` with `text`, or `vision_config` with "
+                f"`text_config`, got {_listed(sorted(given)) or 'none of them'}. Give exactly one of the three."
+            )
+        if self.text_config and not self.tokenizer:
+            raise ValueError(
+                "`model.text_config` wants `model.tokenizer`, got none. Set it to `characters` or to a tokenizer's folder."
+            )
+        only_from_scratch = [name for name in ("tokenizer", "alphabet", "image_processor") if getattr(self, name)]
+        if only_from_scratch and not self.text_config:
+            raise ValueError(
+                f"Pretrained parts bring their own processor, got `model.{only_from_scratch[0]}` besides. Leave it out."
+            )
+
+
+@dataclasses.dataclass(kw_only=True)
+class LineSource:
+    """Real lines to learn from.
+
+    Attributes:
+        path: folder or file that `hf_vlm.data.image_text.read_lines` reads, relative to `data.folder`.
+        split: which split of it; None if it has one only.
+        where: columns and the value, or list of values, that a row must hold there to be kept.
+        weight: its share among the sources; only the ratio of the weights counts.
+        augment: whether its pictures are slightly turned, stretched and blurred.
+    """
+
+    path: str
+    split: str | None = None
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weight: float = 1.0
+    augment: bool = True
+
+
+@dataclasses.dataclass(kw_only=True)
+class SyntheticLines:
+    """Lines rendered on the fly.
+
+    Attributes:
+        texts: UTF-8 file of sentences, one a line, relative to `data.folder`.
+        fonts: font files or folders of them; None means the fonts of the system.
+        height: pixels of the highest line.
+        kinds: how often each kind of line is drawn, relative to each other; None means the renderer's own mixture.
+        weight: its share among the sources.
+    """
+
+    texts: str
+    fonts: list[str] | None = None
+    height: int = 40
+    kinds: dict[str, float] | None = None
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class ValidationLines:
+    """Lines that are read during training to measure CER and WER.
+
+    Attributes:
+        path, split, where: as in `LineSource`.
+        ignore_case: whether case is folded before scoring, for sets transcribed in upper case.
+        max_lines: how many lines are read, spread evenly over the set; None means all.
+    """
+
+    path: str
+    split: str | None = None
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ignore_case: bool = False
+    max_lines: int | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataSection:
+    """What is learnt from and what is read for validation.
+
+    Attributes:
+        folder: the folder that the other paths are relative to.
+        train: real lines.
+        synthetic: rendered lines.
+        validation: validation sets by name; their CER is logged as `eval_<name>_cer`, the mean of all as `eval_cer`.
+        short_first: how many of the first lines are short ones; a decoder learns to look at the picture sooner on them.
+    """
+
+    folder: str = "."
+    train: list[LineSource] = dataclasses.field(default_factory=list)
+    synthetic: SyntheticLines | None = None
+    validation: dict[str, ValidationLines] = dataclasses.field(default_factory=dict)
+    short_first: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.train and self.synthetic is None:
+            raise ValueError("The section `data` wants lines to learn from, got none. Set `data.train` or `data.synthetic`.")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrOCRRecipe:
+    """One training run of `TrOCREncoderDecoderForConditionalGeneration`: see the module's docstring.
+
+    Raises:
+        ValueError: if settings contradict each other, or a section holds a key or a value that it does not know.
+    """
+
+    model: ModelSection
+    data: DataSection
+    training: dict[str, Any]
+    generation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(Seq2SeqTrainingArguments)
+        known = [field.name for field in dataclasses.fields(Seq2SeqTrainingArguments) if field.init]
+        for key, value in self.training.items():
+            refuse_unknown(key, known, "training")
+            _parse(hints[key], value, f"training.{key}")
+        if "output_dir" not in self.training:
+            raise ValueError("A recipe wants `training.output_dir`, got none. Set it to the folder for the trained model.")
+        for key in self.generation:
+            refuse_unknown(key, vars(GenerationConfig()), "generation")
+        if self.model.settings.get("label_smoothing") and self.training.get("label_smoothing_factor"):
+            raise ValueError(
+                "Label smoothing is wanted once, got "
+                f"`model.settings.label_smoothing`={self.model.settings['label_smoothing']} and "
+                f"`training.label_smoothing_factor`={self.training['label_smoothing_factor']}. Remove one of the two."
+            )
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrOCRRecipe":
+        """The recipe of a YAML file, with some values replaced.
+
+        Args:
+            path: a YAML file, or the name of a shipped recipe such as `trocr-mini-lines`.
+            overrides: `key=value` with the key's sections joined by dots (`training.learning_rate=1e-4`,
+                `data.train.0.weight=2`) and the value in YAML.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if a key or a value is not understood.
+        """
+        file = Path(path)
+        if not file.is_file():
+            file = RECIPE_FOLDER / f"{path}.yaml"
+        if not file.is_file():
+            shipped = _listed(sorted(recipe.stem for recipe in RECIPE_FOLDER.glob("*.yaml")))
+            raise FileNotFoundError(f"A recipe's YAML file is wanted, got `{path}`. Give a file, or one of {shipped}.")
+        sections = _load_yaml(file.read_text(encoding="utf-8"), str(file))
+        if not isinstance(sections, dict):
+            raise ValueError(f"{file}: sections such as `model:` are wanted, got {sections!r:.60}. See the shipped recipes.")
+        for override in overrides:
+            _apply_override(sections, override)
+        return _parse(cls, sections, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts and lists, as in the YAML file, with every default written out."""
+        return dataclasses.asdict(self)
+
+
+def build_config(settings: Mapping[str, Any], section: str) -> PreTrainedConfig:
+    """A configuration from a recipe's dict with its `model_type`.
+
+    Raises:
+        ValueError: if `model_type` is missing or unknown, or if the configuration has no such field; transformers'
+            configurations would keep a misspelt field silently.
+    """
+    model_type = settings.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else "Name a registered one, such as `hf_vlm_vit`."
+        raise ValueError(f"`{section}.model_type` must be a registered model type, got {model_type!r}. {hint}")
+    config_class = CONFIG_MAPPING[model_type]
+    fields = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    for key in settings:
+        refuse_unknown(key, fields | {"model_type"}, section)
+    return AutoConfig.for_model(**settings)
+
+
+def _parse(wanted: Any, value: Any, key: str) -> Any:
+    """`value` as the annotated type `wanted`: dataclasses are built, the rest is checked. `key` is its dotted path."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"`{key or 'recipe'}` must be a section of keys, got {value!r}. See the shipped recipes.")
+        hints = typing.get_type_hints(wanted)
+        for name in value:
+            refuse_unknown(name, hints, key)
+        missing = [
+            field.name
+            for field in dataclasses.fields(wanted)
+            if field.name not in value
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(f"`{_joined(key, missing[0])}` is wanted, got nothing. Add it to the recipe.")
+        return wanted(**{name: _parse(hints[name], part, _joined(key, name)) for name, part in value.items()})
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = [argument for argument in arguments if argument is not type(None)]
+        if len(inner) == 1:
+            return _parse(inner[0], value, key)
+    if origin is list and isinstance(value, list):
+        return [_parse(arguments[0], part, f"{key}.{index}") for index, part in enumerate(value)]
+    if origin is dict and isinstance(value, dict) and arguments[1] is not Any:
+        return {name: _parse(arguments[1], part, f"{key}.{name}") for name, part in value.items()}
+    try:
+        type_validator(key, value, wanted)
+    except TypeError as error:
+        if isinstance(value, int) and not isinstance(value, bool) and value == float(value):
+            try:
+                type_validator(key, float(value), wanted)  # 1 is a fine float
+                return value
+            except TypeError:
+                pass
+        name = getattr(wanted, "__name__", None) if origin is None else None
+        raise ValueError(
+            f"`{key}` must be {name or str(wanted).replace('typing.', '')}, got {value!r}. Change it in the recipe."
+        ) from error
+    return value
+
+
+def refuse_unknown(key: str, known: Iterable[str], section: str) -> None:
+    """Checks that a section knows a key.
+
+    Raises:
+        ValueError: if not; the message names the nearest key that is known.
+    """
+    known = sorted(known)
+    if key in known:
+        return
+    near = difflib.get_close_matches(str(key), known, n=1)
+    if near:
+        hint = f"Did you mean `{_joined(section, near[0])}`?"
+    elif elsewhere := _section_of(str(key)):
+        hint = f"Did you mean `{elsewhere}`?"
+    else:
+        hint = f"It knows {_listed(known[:12])}{' and more' if len(known) > 12 else ''}."
+    raise ValueError(f"A known key is wanted in {f'`{section}`' if section else 'a recipe'}, got `{key}`. {hint}")
+
+
+def _section_of(key: str) -> str | None:
+    """The dotted path of a key that was given without its section."""
+    names = {
+        "model": [field.name for field in dataclasses.fields(ModelSection)],
+        "data": [field.name for field in dataclasses.fields(DataSection)],
+        "training": [field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)],
+        "generation": list(vars(GenerationConfig())),
+    }
+    for section, known in names.items():
+        if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            return f"{section}.{near[0]}"
+    return None
+
+
+def _apply_override(sections: dict[str, Any], override: str) -> None:
+    """Sets one dotted key in nested dicts and lists; a section on the way that is missing is made."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ValueError(f"An override is wanted as `key=value`, got `{override}`. Write `training.max_steps=100`.")
+    value = _load_yaml(text, f"override `{path}`")
+    *parents, last = path.split(".")
+    place: Any = sections
+    for name in parents:
+        if isinstance(place, list):
+            place = place[_list_index(place, name, path)]
+            continue
+        if place.get(name) is None:
+            place[name] = {}
+        place = place[name]
+        if not isinstance(place, dict | list):
+            raise ValueError(f"A section is wanted at `{name}` of `{path}`, got {place!r}. Check the key.")
+    if isinstance(place, list):
+        place[_list_index(place, last, path)] = value
+    else:
+        place[last] = value
+
+
+def _list_index(place: list[Any], name: str, path: str) -> int:
+    if not name.isdigit() or int(name) >= len(place):
+        raise ValueError(f"A number from 0 to {len(place) - 1} is wanted in `{path}`, got `{name}`. Count from 0.")
+    return int(name)
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML where `1e-3` is a number (YAML 1.1 reads it as text) and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ValueError(
+                    f"{node.start_mark.name}, line {key_node.start_mark.line + 1}: a key is wanted once, got `{key}` "
+                    "twice. Remove one."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _load_yaml(text: str, name: str) -> Any:
+    loader = _RecipeLoader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: YAML is wanted, got text that is not: {error}. Correct it.") from error
+    finally:
+        loader.dispose()
+
+
+def _joined(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

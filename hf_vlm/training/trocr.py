@@ -1,0 +1,314 @@
+"""Training TrOCR on text lines: a recipe in, a folder with model, processor, checkpoints and logs out.
+
+The data's way: rows of real lines and a renderer of synthetic ones -> `LineMixture` (which item comes when is a pure
+function of seed and step) -> `LineCollator` (pictures and labels) -> transformers' `Seq2SeqTrainer`.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers.integrations import is_tensorboard_available
+
+from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
+from hf_vlm.data.collators import LineCollator
+from hf_vlm.data.image_text import TextLines, read_lines
+from hf_vlm.data.line_mixture import LineMixture
+from hf_vlm.data.ocr_lines import LineRenderer
+from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
+from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
+from hf_vlm.parts.vision_features import configured_image_size
+from hf_vlm.training.checkpoints import last_complete_checkpoint
+from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
+from hf_vlm.training.metrics import require_jiwer
+from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, refuse_unknown
+
+logger = logging.getLogger(__name__)
+
+MAX_RENDERED_CHARACTERS = 90
+
+# What this trainer needs to be right; a recipe that asks for something else is refused.
+FIXED_SETTINGS = {
+    "remove_unused_columns": False,  # rows hold `image` and `text`, which `forward` has no parameters for
+    "predict_with_generate": True,  # CER is measured on text that the model reads by itself
+    "train_sampling_strategy": "sequential",  # the mixture is shuffled by its seed; its batches are of like width
+}
+
+
+def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
+    """The trainer after the run, its model the best of the run (lowest `eval_cer`; the last if nothing was validated).
+
+    `training.output_dir` then holds model and processor as a folder for `from_pretrained`, the recipe as it was run,
+    and the checkpoints.
+
+    Args:
+        recipe: what to train.
+        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+            with the weights that the uninterrupted one would have.
+
+    Raises:
+        ValueError: if recipe, model, tokenizer and data do not fit each other, before any training.
+    """
+    trainer = build_trainer(recipe)
+    output_dir = Path(trainer.args.output_dir)
+    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    if checkpoint is not None:
+        _check_same_model(recipe, output_dir / "recipe.yaml")
+        logger.warning("Going on from %s.", checkpoint)
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "recipe.yaml").write_text(
+            yaml.safe_dump(recipe.to_dict(), allow_unicode=True, sort_keys=False), encoding="utf-8"
+        )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
+    """The trainer of a recipe, everything loaded and checked, nothing trained.
+
+    Raises:
+        ValueError: as `train`.
+        ImportError: if CER is asked for and jiwer is missing.
+    """
+    if recipe.data.validation:
+        require_jiwer()
+    arguments = build_arguments(recipe)
+    set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
+    sources = [_read(recipe, source) for source in recipe.data.train]
+    validation = {
+        name: ReferenceLines(_read(recipe, lines), max_lines=lines.max_lines, ignore_case=lines.ignore_case)
+        for name, lines in recipe.data.validation.items()
+    }
+    model, processor = build_model(recipe, [text for rows in sources for text in rows.texts])
+    check_vocabulary(model, processor.tokenizer)
+    for rows in (*sources, *(lines.rows for lines in validation.values())):
+        check_labels(rows, processor)
+    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if arguments.max_steps <= 0:  # the mixture is one endless epoch: count its steps from the real lines
+        lines = sum(len(rows) for rows in sources)
+        if not lines:
+            raise ValueError("Rendered lines have no end: `training.max_steps` is wanted, got none. Set it.")
+        arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * lines / items_per_step))
+    mixture = LineMixture(
+        [(rows, source.weight, source.augment) for source, rows in zip(recipe.data.train, sources, strict=True)],
+        renderer=build_renderer(recipe, processor, arguments.seed),
+        renderer_weight=recipe.data.synthetic.weight if recipe.data.synthetic else 0.0,
+        seed=arguments.seed,
+        length=arguments.max_steps * items_per_step,
+        group_size=arguments.train_batch_size,
+        short_first=recipe.data.short_first,
+    )
+    return LineTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=mixture,
+        eval_dataset=(validation if len(validation) > 1 else next(iter(validation.values()), None)),
+        data_collator=LineCollator(processor, model if arguments.label_smoothing_factor else None),
+        processing_class=processor,
+    )
+
+
+def build_arguments(recipe: TrOCRRecipe) -> Seq2SeqTrainingArguments:
+    """The Trainer's settings: the recipe's, over defaults that keep the best checkpoint where lines are validated.
+
+    Raises:
+        ValueError: if the recipe asks for one of `FIXED_SETTINGS` otherwise, or the settings contradict each other.
+    """
+    settings: dict[str, Any] = {
+        "save_total_limit": 2,
+        "label_names": ["labels"],
+        "use_cpu": not torch.accelerator.is_available(),  # without it `bf16` is refused where there is no accelerator
+    }
+    if recipe.data.validation:
+        settings.update(
+            eval_strategy="steps", metric_for_best_model="cer", greater_is_better=False, load_best_model_at_end=True
+        )
+    settings.update(recipe.training)
+    for name, value in FIXED_SETTINGS.items():
+        if settings.setdefault(name, value) != value:
+            raise ValueError(f"`training.{name}` must be {value!r} for text lines, got {settings[name]!r}. Leave it out.")
+    arguments = Seq2SeqTrainingArguments(**settings)
+    if "tensorboard" in arguments.report_to and not is_tensorboard_available():
+        raise ImportError(
+            "`training.report_to: tensorboard` needs the package tensorboard, got none. Run `pip install 'hf-vlm[train]'`."
+        )
+    return arguments
+
+
+def build_model(
+    recipe: TrOCRRecipe, texts: Sequence[str]
+) -> tuple[TrOCREncoderDecoderForConditionalGeneration, TrOCREncoderDecoderProcessor]:
+    """Model, in fp32 whatever its file holds, and processor of a recipe.
+
+    Args:
+        texts: what a character tokenizer without an `alphabet` takes further characters from.
+
+    Raises:
+        ValueError: if the settings fit no model.
+    """
+    section = recipe.model
+    if section.pretrained:
+        model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
+            section.pretrained, dtype=torch.float32, **section.settings
+        )
+        processor = TrOCREncoderDecoderProcessor.from_pretrained(section.pretrained)
+    elif section.vision and section.text:
+        processor = TrOCREncoderDecoderProcessor.from_pretrained_parts(vision=section.vision, text=section.text)
+        model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained_parts(
+            vision=section.vision, text=section.text, **section.settings
+        )
+    else:
+        model, processor = _build_from_configs(recipe, texts)
+    positions = getattr(model.config.text_config, "max_position_embeddings", None)
+    if section.max_label_length is not None:
+        processor.max_label_length = section.max_label_length
+    elif processor.max_label_length is None:
+        processor.max_label_length = positions
+    if recipe.generation:
+        model.generation_config.update(**recipe.generation)
+        model.generation_config.validate(strict=True)
+    return model, processor
+
+
+def _build_from_configs(
+    recipe: TrOCRRecipe, texts: Sequence[str]
+) -> tuple[TrOCREncoderDecoderForConditionalGeneration, TrOCREncoderDecoderProcessor]:
+    section = recipe.model
+    vision_config = build_config(section.vision_config or {}, "model.vision_config")
+    if section.tokenizer == "characters":
+        tokenizer = (
+            build_character_tokenizer(alphabet=section.alphabet)
+            if section.alphabet is not None
+            else build_character_tokenizer(texts, alphabet=LATIN_ALPHABET)
+        )
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer)
+    height, width = configured_image_size(vision_config)
+    image_processor = VisionTransformerImageProcessor(
+        **{
+            "size": {"height": height, "width": width},
+            "do_convert_grayscale": getattr(vision_config, "num_channels", 3) == 1,
+            **section.image_processor,
+        }
+    )
+    processor = TrOCREncoderDecoderProcessor.from_pretrained_parts(vision=image_processor, text=tokenizer)
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": processor.start_token_id,
+        "eos_token_id": processor.end_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text_config = build_config({**tokens, **(section.text_config or {})}, "model.text_config")
+    fields = {field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)}
+    for name in section.settings:
+        refuse_unknown(name, fields, "model.settings")
+    config = TrOCREncoderDecoderConfig(vision_config=vision_config, text_config=text_config, **section.settings)
+    return TrOCREncoderDecoderForConditionalGeneration(config), processor
+
+
+def check_vocabulary(
+    model: TrOCREncoderDecoderForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Checks that tokenizer and model speak of the same tokens.
+
+    Raises:
+        ValueError: if the tokenizer knows more tokens than the model has rows for, or another end or pad token.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer's tokens need a row each in the model's vocabulary, got {len(tokenizer)} tokens for {rows} "
+            "rows. Take the tokenizer that belongs to the model, or resize the embeddings."
+        )
+    for name in ("eos_token_id", "pad_token_id"):
+        of_tokenizer, of_model = getattr(tokenizer, name), getattr(model.config, name)
+        if of_tokenizer is not None and of_tokenizer not in (of_model if isinstance(of_model, list) else [of_model]):
+            raise ValueError(
+                f"Model and tokenizer must agree on `{name}`, got {of_model} and {of_tokenizer}. Take the tokenizer that "
+                "belongs to the model."
+            )
+
+
+def check_labels(rows: TextLines, processor: TrOCREncoderDecoderProcessor) -> None:
+    """Checks that every text can be a label, and tells how much of all of them the tokenizer does not know.
+
+    Raises:
+        ValueError: if a text holds nothing but unknown characters, or is too long for the decoder; the run would stop
+            when it came to that row.
+    """
+    unknown_id = processor.tokenizer.unk_token_id
+    limit = processor.max_label_length
+    unknown = total = 0
+    token_ids = processor.tokenizer(list(rows.texts), add_special_tokens=False)["input_ids"]
+    for source, text, ids in zip(rows.sources, rows.texts, token_ids, strict=True):
+        in_row = sum(token == unknown_id for token in ids)
+        if ids and in_row == len(ids):
+            raise ValueError(
+                f"{source}: a text with characters that the tokenizer knows is wanted, got {text!r}. Leave the row out, "
+                "or take a tokenizer that knows them."
+            )
+        if limit is not None and len(ids) + 1 > limit:
+            raise ValueError(
+                f"{source}: a label of at most {limit} tokens is wanted, got {len(ids) + 1} with the end token for "
+                f"{text!r}. Leave the row out, or give the decoder more `max_position_embeddings`."
+            )
+        unknown, total = unknown + in_row, total + len(ids)
+    if unknown:
+        logger.warning("%s and on: %d of %d tokens are unknown to the tokenizer.", rows.sources[0], unknown, total)
+
+
+def build_renderer(
+    recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor, seed: int
+) -> LineRenderer | None:
+    """The renderer of a recipe's synthetic lines, None if it wants none.
+
+    With a character tokenizer only characters that it knows are drawn, and no line is longer than a label may be.
+    """
+    synthetic = recipe.data.synthetic
+    if synthetic is None:
+        return None
+    settings: dict[str, Any] = {"seed": seed, "height": synthetic.height, "kinds": synthetic.kinds}
+    if synthetic.fonts is not None:
+        settings["faces"] = synthetic.fonts
+    if recipe.model.tokenizer == "characters":
+        special = set(processor.tokenizer.all_special_tokens)
+        settings["alphabet"] = "".join(sorted(set(processor.tokenizer.get_vocab()) - special))
+        if processor.max_label_length is not None:
+            settings["max_characters"] = min(MAX_RENDERED_CHARACTERS, processor.max_label_length - 1)
+    return LineRenderer(Path(recipe.data.folder) / synthetic.texts, **settings)
+
+
+def _read(recipe: TrOCRRecipe, source: LineSource | ValidationLines) -> TextLines:
+    return read_lines(Path(recipe.data.folder) / source.path, split=source.split, where=source.where)
+
+
+def _check_same_model(recipe: TrOCRRecipe, saved: Path) -> None:
+    """Checks that the checkpoints to go on from are of the model that the recipe describes.
+
+    Raises:
+        ValueError: if the recipe that made them had another section `model`.
+    """
+    if not saved.is_file():
+        return
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.to_dict()
+    changed = [name for name, value in now["model"].items() if before["model"].get(name) != value]
+    if changed:
+        raise ValueError(
+            f"Checkpoints of this recipe are wanted in {saved.parent}, got those of another `model.{changed[0]}`. Set "
+            "another `training.output_dir`, or start anew with `--no-resume`."
+        )
+    for section in ("data", "training"):
+        changed = [name for name, value in now[section].items() if before[section].get(name) != value]
+        if changed:
+            logger.warning("Going on with another `%s` than before: %s.", section, ", ".join(changed))

@@ -1,0 +1,31 @@
+"""Every test of transformers' mixins that does not run on our classes, and why.
+
+Keys are shell patterns over `file::class::test`. Tests that skip themselves (no GPU, no flash kernels, no embeddings to
+resize) are not listed.
+"""
+
+GENERATION = "transformers' tests of generation are not in its source distribution; tests/models/trocr has ours"
+ENCODER_STATES = (
+    "the encoder may be any vision model of the Hub, and not all record states; ask the encoder for its own with "
+    "`model.encoder.vision_model(pixel_values, output_attentions=True, output_hidden_states=True)`"
+)
+IMAGE_SETTINGS = (
+    "the processor's keywords are settings of its image processor; a text becomes labels with one end token, which are "
+    "never cut, so there are no settings of a tokenizer to merge"
+)
+
+SKIPS: dict[str, str] = {
+    "test_trocr_mixins.py::*::test_generation_tester_mixin_inheritance": GENERATION,
+    "test_trocr_mixins.py::LineReaderTest::test_attention_outputs": ENCODER_STATES,
+    "test_trocr_mixins.py::LineReaderTest::test_hidden_states_output": ENCODER_STATES,
+    "test_trocr_mixins.py::LineReaderTest::test_retain_grad_hidden_states_attentions": ENCODER_STATES,
+    "test_trocr_mixins.py::LineReaderTest::test_model_base_model_prefix": (
+        "the whole model is made of two parts, none of which is it without a head"
+    ),
+    "test_processing_mixins.py::*::test_*kwargs*_images": IMAGE_SETTINGS,
+    "test_processing_mixins.py::*::test_flat_kwarg_applied_when_modality_dict_lacks_it": IMAGE_SETTINGS,
+    "test_processing_mixins.py::*::test_processor_text_has_no_visual": IMAGE_SETTINGS,
+    "test_processing_mixins.py::*::test_call_arguments_*": (
+        "`return_tensors` is an argument of its own with the default `pt`: there are no other tensors in transformers 5"
+    ),
+}

@@ -1,0 +1,117 @@
+"""transformers' own model, config and image-processor tests on our vision transformer."""
+
+import unittest
+
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
+from transformers_tests.test_modeling_common import floats_tensor
+
+from hf_vlm import (
+    VisionTransformerConfig,
+    VisionTransformerImageProcessor,
+    VisionTransformerImageProcessorPil,
+    VisionTransformerModel,
+)
+from tests.hub_mixins.external_model import ExternalModelMixin
+
+
+class VisionTransformerModelTester:
+    """A tiny model and a batch for it. The attributes are those that the mixin reads."""
+
+    batch_size = 3
+    is_training = True
+    image_size = 16
+    patch_size = 4
+    num_channels = 3
+    hidden_size = 32
+    num_hidden_layers = 2
+    num_attention_heads = 4
+    num_labels = 3
+    seq_length = 1 + (16 // 4) ** 2  # CLS and the patches
+    num_masks = 5
+    mask_length = (16 // 4) ** 2
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = settings
+
+    def get_config(self) -> VisionTransformerConfig:
+        return VisionTransformerConfig(
+            **{
+                "image_size": self.image_size,
+                "patch_size": self.patch_size,
+                "num_channels": self.num_channels,
+                "hidden_size": self.hidden_size,
+                "num_hidden_layers": self.num_hidden_layers,
+                "num_attention_heads": self.num_attention_heads,
+                "use_mask_token": True,
+                **self.settings,
+            }
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[VisionTransformerConfig, dict]:
+        pixel_values = floats_tensor([self.batch_size, self.num_channels, self.image_size, self.image_size])
+        return self.get_config(), {"pixel_values": pixel_values}
+
+
+class VisionTransformerModelTest(ExternalModelMixin, unittest.TestCase):
+    """The plain model, as ViT."""
+
+    all_model_classes = (VisionTransformerModel,)
+    auto_classes = {"MODEL_MAPPING_NAMES": (VisionTransformerModel,)}
+    test_resize_embeddings = False
+    settings: dict[str, object] = {"pooling": "cls"}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester = VisionTransformerModelTester(**self.settings)
+
+    def test_model_get_set_embeddings(self) -> None:
+        """The mixin's test insists on an `nn.Embedding`; pictures have patches."""
+        model = VisionTransformerModel(self.model_tester.get_config())
+        self.assertIs(model.get_input_embeddings(), model.embeddings.patch_embedding)
+        self.assertIsNone(model.get_output_embeddings())
+
+    def test_config(self) -> None:
+        ConfigTester(self, config_class=VisionTransformerConfig, has_text_modality=False).run_common_tests()
+
+
+class BeitSettingsModelTest(VisionTransformerModelTest):
+    """Every switch of BEiT: relative position bias, layer scale, no key bias, mean pooling, no learned positions."""
+
+    settings = {
+        "pooling": "mean",
+        "position_embedding": "none",
+        "relative_position_bias": "per_layer",
+        "layer_scale_init_value": 0.1,
+        "key_bias": False,
+    }
+
+
+class LineSettingsModelTest(VisionTransformerModelTest):
+    """Lines of text: patches that are not square, a convolutional stem, no CLS token."""
+
+    settings = {"patch_size": (8, 4), "stem_channels": (8, 16), "use_cls_token": False}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.seq_length = self.model_tester.mask_length = (16 // 8) * (16 // 4)
+
+
+class VisionTransformerImageProcessingTester(ImageProcessingTester):
+    """Settings of the image processor under test."""
+
+    def __init__(self, parent: unittest.TestCase, **kwargs: object) -> None:
+        kwargs.setdefault("size", {"height": 18, "width": 18})
+        kwargs.setdefault("do_normalize", True)
+        kwargs.setdefault("image_mean", [0.5, 0.5, 0.5])
+        kwargs.setdefault("image_std", [0.5, 0.5, 0.5])
+        super().__init__(parent, **kwargs)
+
+    def _get_image_processing_classes(self) -> dict[str, type]:
+        return {"torchvision": VisionTransformerImageProcessor, "pil": VisionTransformerImageProcessorPil}
+
+
+class VisionTransformerImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
+    """Both backends."""
+
+    image_processor_tester_class = VisionTransformerImageProcessingTester

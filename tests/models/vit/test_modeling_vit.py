@@ -1,0 +1,223 @@
+import pytest
+import torch
+
+from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
+from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
+
+STEM = {"stem_channels": (4, 8), "stem_strides": ((2, 2), (2, 1)), "patch_size": (16, 8)}
+SETTINGS = {
+    "plain": {},
+    "stem": STEM,
+    "overlapping": {"patch_size": 8, "patch_stride": 4},
+    "no_prefix": {"use_cls_token": False, "pooling": "mean"},
+    "distillation": {"use_distillation_token": True, "pooling": "cls"},
+    "relative": {"position_embedding": "none", "relative_position_bias": "per_layer", "pooling": "mean"},
+    "shared_no_cls": {"relative_position_bias": "shared", "use_cls_token": False},
+}
+
+
+def tiny_model(**settings: object) -> VisionTransformerModel:
+    """A model for 16 x 64 pictures, every weight random."""
+    defaults = {"hidden_size": 16, "num_channels": 1, "image_size": (16, 64), "patch_size": 8}
+    model = VisionTransformerModel(VisionTransformerConfig(**{**defaults, **settings})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def padded_batch(widths: list[int], padded_width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random pictures 16 pixels high; what lies beyond their width is noise that must not count."""
+    pixel_values = torch.randn(len(widths), 1, 16, padded_width)
+    pixel_mask = (torch.arange(padded_width) < torch.tensor(widths)[:, None])[:, None].repeat(1, 16, 1).long()
+    return pixel_values, pixel_mask
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", SETTINGS)
+@torch.no_grad()
+def test_padded_picture_gives_what_it_gives_alone(name: str, attention: str) -> None:
+    model = tiny_model(**SETTINGS[name], attn_implementation=attention)
+    widths = [8, 24, 45, 64]  # one is no multiple of the patch
+    pixel_values, pixel_mask = padded_batch(widths, 64)
+    together = model(pixel_values, pixel_mask)
+    real = model.patch_mask(pixel_mask)
+    for i, width in enumerate(widths):
+        alone_width = -(-width // 8) * 8
+        mask = pixel_mask[i : i + 1, :, :alone_width]
+        alone = model(pixel_values[i : i + 1, :, :, :alone_width], mask)
+        alone_real = model.patch_mask(mask)[0]
+        got, expected = together.last_hidden_state[i][real[i]], alone.last_hidden_state[0][alone_real]
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        if model.pooler is not None:
+            torch.testing.assert_close(together.pooler_output[i], alone.pooler_output[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@torch.no_grad()
+def test_content_of_padding_does_not_count(name: str) -> None:
+    model = tiny_model(**SETTINGS[name])
+    pixel_values, pixel_mask = padded_batch([21, 40], 64)
+    other = torch.where(pixel_mask[:, None].bool(), pixel_values, torch.randn_like(pixel_values) * 9)
+    real = model.patch_mask(pixel_mask)
+    got, expected = (model(pixels, pixel_mask).last_hidden_state[real] for pixels in (other, pixel_values))
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@torch.no_grad()
+def test_full_mask_changes_nothing(name: str) -> None:
+    model = tiny_model(**SETTINGS[name])
+    pixel_values = torch.randn(2, 1, 16, 64)
+    full = torch.ones(2, 16, 64, dtype=torch.int64)
+    torch.testing.assert_close(
+        model(pixel_values, full).last_hidden_state, model(pixel_values).last_hidden_state, atol=1e-6, rtol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_batch_without_mask_equals_singles() -> None:
+    model = tiny_model(**STEM)
+    pixel_values = torch.randn(3, 1, 16, 64)
+    singles = torch.cat([model(picture[None]).last_hidden_state for picture in pixel_values])
+    torch.testing.assert_close(model(pixel_values).last_hidden_state, singles, atol=1e-6, rtol=1e-6)
+
+
+def test_patch_mask_is_true_where_any_pixel_is_real() -> None:
+    model = tiny_model()
+    _, pixel_mask = padded_batch([1, 8, 9, 64], 64)
+    columns = [[True] * n + [False] * (8 - n) for n in (1, 1, 2, 8)]  # 8 patches of 8 pixels
+    expected = torch.tensor([[True] + row * 2 for row in columns])  # CLS, then two rows of patches
+    assert torch.equal(model.patch_mask(pixel_mask), expected)
+
+
+@torch.no_grad()
+def test_interpolation_at_run_time_equals_resize() -> None:
+    for name in ("plain", "stem", "distillation", "relative", "shared_no_cls"):
+        model = tiny_model(**SETTINGS[name])
+        pixel_values = torch.randn(2, 1, 32, 40)
+        expected = model(pixel_values, interpolate_pos_encoding=True).last_hidden_state
+        model.resize(image_size=(32, 40))
+        assert tuple(model.config.image_size) == (32, 40)
+        torch.testing.assert_close(model(pixel_values).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_resized_model_is_saved_and_reloaded_as_such(tmp_path) -> None:
+    model = tiny_model(**SETTINGS["relative"])
+    model.save_pretrained(tmp_path / "first")
+    model.resize(image_size=(24, 32))
+    model.save_pretrained(tmp_path / "second")
+    pixel_values = torch.randn(1, 1, 24, 32)
+    expected = model(pixel_values).last_hidden_state
+    reloaded = VisionTransformerModel.from_pretrained(tmp_path / "second")
+    resized_on_loading = VisionTransformerModel.from_pretrained(tmp_path / "first", image_size=(24, 32))
+    assert torch.equal(reloaded(pixel_values).last_hidden_state, expected)
+    assert torch.equal(resized_on_loading(pixel_values).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_weight_is_saved_reloaded_and_trained(name: str, tmp_path) -> None:
+    model = tiny_model(**SETTINGS[name])
+    model.save_pretrained(tmp_path)
+    reloaded, report = VisionTransformerModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, reloaded.state_dict()[key]), key
+    out = model(*padded_batch([30, 64], 64))
+    loss = out.last_hidden_state.square().sum() + (out.pooler_output.square().sum() if model.pooler is not None else 0)
+    loss.backward()
+    unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == []
+
+
+def test_missing_weights_start_as_in_a_new_model(tmp_path) -> None:
+    model = VisionTransformerModel(VisionTransformerConfig(relative_position_bias="shared", layer_scale_init_value=0.1))
+    kept = {"final_norm.weight": model.final_norm.weight.detach()}
+    loaded = VisionTransformerModel.from_pretrained(None, config=model.config, state_dict=kept)
+    for key, tensor in loaded.state_dict().items():
+        assert tensor.abs().max() < 2, key
+    assert torch.equal(loaded.layers[0].attention_scale, torch.full((64,), 0.1))
+    assert torch.equal(
+        loaded.relative_position_biases[0].table, torch.zeros_like(loaded.relative_position_biases[0].table)
+    )
+    assert 0.01 < loaded.embeddings.position_embedding.std() < 0.03
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = tiny_model(**SETTINGS["relative"]).train()
+    pixel_values, pixel_mask = padded_batch([30, 64], 64)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(pixel_values, pixel_mask).pooler_output.square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    expected = gradients()
+    for reentrant in (False, True):
+        for layer in model.layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = lambda f, *args, r=reentrant: torch.utils.checkpoint.checkpoint(
+                f, *args, use_reentrant=r
+            )
+        for got, wanted in zip(gradients(), expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_recorded() -> None:
+    model = tiny_model(attn_implementation="eager", num_hidden_layers=3)
+    out = model(torch.randn(2, 1, 16, 64), output_hidden_states=True, output_attentions=True)
+    assert [tuple(states.shape) for states in out.hidden_states] == [(2, 17, 16)] * 4
+    assert [tuple(weights.shape) for weights in out.attentions] == [(2, 4, 17, 17)] * 3
+    torch.testing.assert_close(model.final_norm(out.hidden_states[-1]), out.last_hidden_state)
+
+
+@torch.no_grad()
+def test_half_precision_model_takes_float32_pictures() -> None:
+    model = tiny_model(**STEM).to(torch.bfloat16)
+    pixel_values, pixel_mask = padded_batch([30, 64], 64)
+    assert model(pixel_values, pixel_mask).last_hidden_state.dtype == torch.bfloat16
+
+
+def test_drop_path_rises_from_nothing_to_its_rate() -> None:
+    model = VisionTransformerModel(VisionTransformerConfig(num_hidden_layers=3, drop_path_rate=0.2))
+    assert [layer.drop_path.rate for layer in model.layers] == [0.0, 0.1, 0.2]
+
+
+def test_kernels_without_bias_are_refused_for_relative_positions() -> None:
+    config = VisionTransformerConfig(relative_position_bias="shared", attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match="does not support"):
+        VisionTransformerModel(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pixel_values": torch.zeros(1, 3, 16, 64)}, r"must be \(batch, 1, height, width\), got \(1, 3, 16, 64\)"),
+        ({"pixel_values": torch.zeros(1, 1, 16, 32)}, "must be of 16 x 64 pixels, got 16 x 32"),
+        (
+            {"pixel_values": torch.zeros(1, 1, 16, 72), "pixel_mask": torch.ones(1, 16, 72)},
+            "must be at most 16 x 64 pixels, got 16 x 72",
+        ),
+        ({"pixel_values": torch.zeros(1, 1, 16, 64), "pixel_mask": torch.ones(1, 64)}, "`pixel_mask` must be"),
+        ({"pixel_values": torch.zeros(1, 1, 4, 64), "interpolate_pos_encoding": True}, "must hold a patch"),
+        ({"pixel_values": torch.zeros(1, 1, 16, 64), "bool_masked_pos": torch.ones(1, 16)}, "needs a mask token"),
+        (
+            {
+                "pixel_values": torch.zeros(1, 1, 16, 64),
+                "pixel_mask": torch.ones(1, 16, 64),
+                "interpolate_pos_encoding": True,
+            },
+            "got both",
+        ),
+    ],
+)
+def test_unsuitable_pictures_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**arguments)
+
+
+def test_resize_below_a_patch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least one patch, \(8, 8\), got \(4, 64\)"):
+        tiny_model().resize(image_size=(4, 64))
