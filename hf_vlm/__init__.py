@@ -16,6 +16,7 @@ from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcess
 from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
+from hf_vlm.pipelines.picture_files import default_ocr_model
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
@@ -52,5 +53,6 @@ __all__ = [
     "VisionTransformerImageProcessorPil",
     "VisionTransformerModel",
     "__version__",
+    "default_ocr_model",
     "restore_removed_tasks",
 ]

@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(argument.startswith("-") for argument in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    getattr(options, options.list_name).extend(rest)  # argparse leaves over what follows an option: `read a.png --json b.png`
+    # argparse leaves over what follows an option, as in `read a.png --json b.png`
+    getattr(options, options.list_name).extend(rest)
     try:
         return options.command(options)
     except (ValueError, OSError, ImportError) as error:
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train by a recipe; an interrupted run goes on where it stopped")
     train.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.learning_rate=1e-4")
-    train.add_argument("--dry-run", action="store_true", help="check all, show the first batch and the memory, and stop")
+    train.add_argument("--dry-run", action="store_true", help="check all, show the first batch, memory, and stop")
     train.add_argument("--no-resume", action="store_true", help="start anew even if the output folder has checkpoints")
     train.set_defaults(command=_train, list_name="overrides")
 

@@ -103,7 +103,11 @@ def main() -> None:
         path, _, condition = transcript.partition(":")
         table = pyarrow.parquet.read_table(path, columns=["text", condition.partition("=")[0] or "text"]).to_pylist()
         column, _, value = condition.partition("=")
-        rows = [" ".join(unicodedata.normalize("NFC", row["text"]).split()) for row in table if not column or row[column] == value]
+        rows = [
+            " ".join(unicodedata.normalize("NFC", row["text"]).split())
+            for row in table
+            if not column or row[column] == value
+        ]
         found.update(dict.fromkeys(rows))
         print(f"{transcript}: {len(rows)} lines")
     arguments.out.write_text("\n".join(found) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ use_environment() {
     installed=".venv/installed-$1"
     if [ "$(cat "$installed" 2>/dev/null)" != "$(cksum pyproject.toml)" ]; then
         echo "Installing hf-vlm[$1] into .venv: a few minutes the first time ..." >&2
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" || exit 1
+        .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --editable ".[$1]" || exit 1
         cksum pyproject.toml >"$installed"
     fi
     VIRTUAL_ENV="$PWD/.venv"

@@ -20,7 +20,7 @@ SHA256 = "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"
 FOLDER = Path(__file__).resolve().parents[1] / ".cache" / f"transformers-{VERSION}-tests"
 
 # Tests that would download a photograph get a drawing of the same size.
-LOCAL_PICTURE = '''
+LOCAL_PICTURE = """
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def url_to_local_path(url, *args, **kwargs):
         waves = [np.sin(x / 37) * np.cos(y / 23), np.sin((x + y) / 51), np.cos(np.hypot(x - 320, y - 240) / 19)]
         Image.fromarray((127.5 + 127.5 * np.stack(waves, axis=-1)).astype("uint8")).save(PICTURE)
     return str(PICTURE)
-'''
+"""
 
 # What the files import and the source distribution lacks: just enough to be imported. A test that would need the real
 # thing (generation's mixin, exporters, several processes) does not run here.

@@ -9,10 +9,12 @@
 Models that generate inherit `GenerationContract` beside it.
 """
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 Batch = dict[str, torch.Tensor]
@@ -29,12 +31,26 @@ def row_of(batch: Batch, row: int) -> Batch:
     return {name: value[row : row + 1] for name, value in batch.items()}
 
 
+def train(model: PreTrainedModel, batch: Batch, steps: int, learning_rate: float) -> list[float]:
+    """Train on one batch; the loss of every step."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    losses = []
+    for _ in range(steps):
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 class ModelContract:
     """Saving, batching, initialisation and learning."""
 
     model_class: type[PreTrainedModel]
     learning_rate = 1e-2
-    steps = 30
+    steps = 30  # of training, until the loss on one batch has at least halved
 
     def config(self) -> PreTrainedConfig:
         raise NotImplementedError
@@ -43,7 +59,7 @@ class ModelContract:
         raise NotImplementedError
 
     def single(self, batch: Batch, row: int) -> tuple[Batch, torch.Tensor | slice]:
-        """One example as its user would give it alone, padding cut off, and which of the batch's outputs are its own."""
+        """One example as its user would give it alone, and which of its outputs in the batch are its own."""
         return row_of(batch, row), slice(None)
 
     def model(self) -> PreTrainedModel:
@@ -79,8 +95,6 @@ class ModelContract:
             assert torch.equal(main_output(reloaded(**batch)), main_output(model(**batch)))
 
     def test_names_in_the_file_are_names_in_memory(self, tmp_path) -> None:
-        from safetensors import safe_open
-
         model = self.model()
         model.save_pretrained(tmp_path)
         with safe_open(tmp_path / "model.safetensors", "pt") as file:
@@ -115,16 +129,8 @@ class ModelContract:
                 assert 0.5 * spread < got.std().item() < 2 * spread or wanted.numel() < 16, name
 
     def test_loss_falls_on_one_batch(self) -> None:
-        model = self.model().train()
-        batch = self.batch(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
-        losses = []
-        for _ in range(self.steps):
-            loss = model(**batch).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        model = self.model()
+        losses = train(model, self.batch(model), self.steps, self.learning_rate)
         assert losses[-1] < 0.5 * losses[0], losses
 
     def test_gradient_reaches_every_trained_parameter(self) -> None:
@@ -141,8 +147,8 @@ class ModelContract:
         gradients = []
         for checkpointing in (False, True):
             if checkpointing:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                assert model.is_gradient_checkpointing
+                model.activation_checkpointing_enable()
+                assert model.is_activation_checkpointing
             model.zero_grad()
             torch.manual_seed(1)
             model(**batch).loss.backward()
@@ -165,55 +171,73 @@ class ModelContract:
 class GenerationContract:
     """Decoding, token for token: batch = singles, cached = uncached, static = dynamic cache, greedy and beam.
 
-    `prompt` gives what `generate` takes; the model's end token must come at different places, or not at all.
+    The model first learns its batch, so that what it writes hangs on the picture and ends at different places: a model
+    with fresh weights repeats one token whatever it sees, and would pass any comparison.
     """
 
     max_new_tokens = 8
-    beams = 3
+    learning_steps = 60
 
-    def prompt(self, model: PreTrainedModel) -> Batch:
-        """What `generate` takes for three examples; by default the batch without its labels."""
-        return {name: value for name, value in self.batch(model).items() if name != "labels"}  # type: ignore[attr-defined]
+    @pytest.fixture(scope="class")
+    @classmethod
+    def learnt(cls) -> tuple[PreTrainedModel, Batch]:
+        """A model that knows its batch by heart, and the batch."""
+        torch.manual_seed(0)
+        contract: Any = cls()
+        model = contract.model()
+        batch = contract.batch(model)
+        train(model, batch, contract.learning_steps, contract.learning_rate)
+        return model.eval(), batch
 
-    def generate(self, model: PreTrainedModel, prompt: Batch, **settings: Any) -> torch.Tensor:
-        return model.generate(**prompt, max_new_tokens=self.max_new_tokens, **settings)
+    def prompt(self, batch: Batch) -> Batch:
+        """What `generate` takes of a batch."""
+        return {name: value for name, value in batch.items() if name != "labels"}
+
+    def generate(self, model: PreTrainedModel, batch: Batch, **settings: Any) -> torch.Tensor:
+        return model.generate(**self.prompt(batch), max_new_tokens=self.max_new_tokens, **settings)
+
+    def test_generated_text_is_the_learnt_text(self, learnt) -> None:
+        model, batch = learnt
+        written = self.generate(model, batch)
+        for row, labels in zip(written.tolist(), batch["labels"].tolist(), strict=True):
+            wanted = [label for label in labels if label != -100]
+            assert row[1 : 1 + len(wanted)] == wanted
 
     @pytest.mark.parametrize("num_beams", [1, 3])
     @pytest.mark.parametrize("settings", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
-    def test_decoding_does_not_depend_on_the_cache(self, settings, num_beams) -> None:
-        model = self.model()  # type: ignore[attr-defined]
-        prompt = self.prompt(model)
-        dynamic = self.generate(model, prompt, num_beams=num_beams)
-        assert len(dynamic.unique()) > 2, "a decoder that repeats one token would pass any comparison"
-        assert torch.equal(self.generate(model, prompt, num_beams=num_beams, **settings), dynamic)
+    def test_decoding_does_not_depend_on_the_cache(self, learnt, settings, num_beams) -> None:
+        model, batch = learnt
+        dynamic = self.generate(model, batch, num_beams=num_beams)
+        assert torch.equal(self.generate(model, batch, num_beams=num_beams, **settings), dynamic)
 
     @pytest.mark.parametrize("num_beams", [1, 3])
-    def test_decoded_batch_equals_decoded_singles(self, num_beams) -> None:
-        model = self.model()  # type: ignore[attr-defined]
-        prompt = self.prompt(model)
-        together = self.generate(model, prompt, num_beams=num_beams)
+    def test_decoded_batch_equals_decoded_singles(self, learnt, num_beams) -> None:
+        model, batch = learnt
+        together = self.generate(model, batch, num_beams=num_beams)
         for row in range(len(together)):
-            single, _ = self.single(prompt, row)  # type: ignore[attr-defined]
+            single, _ = self.single(batch, row)  # type: ignore[attr-defined]
             alone = self.generate(model, single, num_beams=num_beams)[0]
             assert torch.equal(together[row, : len(alone)], alone)
-            assert (together[row, len(alone) :] == model.generation_config.pad_token_id).all()
+            # Behind the end transformers' beam search repeats the end token where the padding token is 0.
+            filling = {model.generation_config.pad_token_id, model.generation_config.eos_token_id}
+            assert set(together[row, len(alone) :].tolist()) <= filling
 
-    def test_sampling_follows_the_seed(self) -> None:
-        model = self.model()  # type: ignore[attr-defined]
-        prompt = self.prompt(model)
+    def test_sampling_follows_the_seed(self, learnt) -> None:
+        model, batch = learnt
         runs = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            runs.append(self.generate(model, prompt, do_sample=True, top_k=0))
+            runs.append(self.generate(model, batch, do_sample=True, top_k=0, temperature=4.0))
         assert torch.equal(runs[0], runs[1])
         assert runs[0].shape != runs[2].shape or not torch.equal(runs[0], runs[2])
 
-    def test_generation_settings_are_saved(self, tmp_path) -> None:
-        model = self.model()  # type: ignore[attr-defined]
+    def test_generation_settings_are_saved(self, learnt, tmp_path) -> None:
+        model, batch = learnt
+        model = copy.deepcopy(model)
         model.generation_config.num_beams = 2
         model.generation_config.max_new_tokens = 5
         model.save_pretrained(tmp_path)
         reloaded = type(model).from_pretrained(tmp_path)
-        prompt = self.prompt(model)
         assert reloaded.generation_config.num_beams == 2
-        assert torch.equal(reloaded.generate(**prompt), model.generate(**prompt, num_beams=2, max_new_tokens=5))
+        expected = model.generate(**self.prompt(batch), num_beams=2, max_new_tokens=5)
+        assert torch.equal(reloaded.generate(**self.prompt(batch)), expected)

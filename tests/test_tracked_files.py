@@ -28,7 +28,9 @@ def test_shipped_ocr_weights_are_one_file_below_16_megabytes():
 
 
 def test_no_tracked_file_is_a_pickle():
-    assert [path for path in tracked_files() if path.suffix in {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}] == []
+    assert [
+        path for path in tracked_files() if path.suffix in {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
+    ] == []
 
 
 def test_pictures_lie_where_the_notice_says():

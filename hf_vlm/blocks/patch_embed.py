@@ -2,9 +2,9 @@
 
 pixel_values float (batch, channels, height, width) -> patches float (batch, rows * columns, hidden_size).
 
-Source: Dosovitskiy et al. 2021, section 3.1, https://arxiv.org/abs/2010.11929; the stem: Xiao et al. 2021, "Early
-convolutions help transformers see better", https://arxiv.org/abs/2106.14881, with a layer norm over channels in place of
-batch norm.
+Source: Dosovitskiy et al. 2021, section 3.1, https://arxiv.org/abs/2010.11929; the stem: Xiao et al. 2021 ("Early
+convolutions help transformers see better"), https://arxiv.org/abs/2106.14881, with a layer norm over channels in place
+of batch norm.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,29 @@ class ConvolutionalStemLayer(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int]) -> None:
         super().__init__()
+        self.stride = stride
         self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
         self.norm = nn.LayerNorm(out_channels)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Float (batch, in_channels, height, width) -> float (batch, out_channels, ceil(height / stride), ...)."""
+    def forward(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Convolve, normalise, activate, and zero the padding again, as the space beyond a border is.
+
+        Args:
+            features: float (batch, in_channels, height, width).
+            mask: float (batch, 1, height, width), 1 for the picture, 0 for padding, or None.
+
+        Returns: float (batch, out_channels, ceil(height / row stride), ceil(width / column stride)), and its mask.
+        """
         features = self.convolution(features).permute(0, 2, 3, 1).contiguous()  # channels last, as the norm wants them
         features = nn.functional.gelu(self.norm(features))
-        return features.permute(0, 3, 1, 2)  # a view: the next convolution takes channels-last memory as it is
+        features = features.permute(0, 3, 1, 2)  # a view: the next convolution takes channels-last memory as it is
+        if mask is None:
+            return features, None
+        row_stride, column_stride = self.stride
+        mask = mask[:, :, ::row_stride, ::column_stride]  # an output is real where the pixel at its centre is
+        return features * mask.to(features.dtype), mask
 
 
 class PatchEmbedding(nn.Module):
@@ -119,15 +134,10 @@ class PatchEmbedding(nn.Module):
 
         Returns: float (batch, rows * columns, hidden_size).
         """
-        features = pixel_values
-        mask = None
+        features, mask = pixel_values, None
         if pixel_mask is not None:
             mask = pixel_mask[:, None].to(features.dtype)  # (batch, 1, height, width)
             features = features * mask
         for layer in self.stem:
-            features = layer(features)
-            if mask is not None:
-                row_stride, column_stride = layer.convolution.stride
-                mask = mask[:, :, ::row_stride, ::column_stride]  # an output is real where the pixel at its centre is
-                features = features * mask.to(features.dtype)
+            features, mask = layer(features, mask)
         return self.projection(features).flatten(2).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Examples in, batches out: reading, drawing, mixing and collating; never imports a model."""

@@ -24,9 +24,9 @@ _SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0, 1, 2, 3
 def build_character_tokenizer(texts: Iterable[str] = (), *, alphabet: str = "") -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are the characters of `texts` and of `alphabet`, after the four special ones.
 
-    Ids: `<pad>` 0, `<s>` 1, `</s>` 2, `<unk>` 3, then the characters in code-point order, so equal characters give equal
-    ids whatever order they came in. Text is brought to NFC first (`e` + combining accent -> `é`); decoding gives that
-    text back exactly, spaces included. No start or end token is added: a processor adds its own.
+    Ids: `<pad>` 0, `<s>` 1, `</s>` 2, `<unk>` 3, then the characters in code-point order, so equal characters give
+    equal ids whatever order they came in. Text is brought to NFC first (`e` + combining accent -> `é`); decoding gives
+    that text back exactly, spaces included. No start or end token is added: a processor adds its own.
 
     Args:
         texts: texts to take characters from, such as the transcripts of a training set.

@@ -53,8 +53,8 @@ class TextLines(Sequence[dict[str, Any]]):
         picture = self._picture(index)
         if isinstance(picture, str | Path):
             try:
-                with Image.open(picture) as image:
-                    return image.width / image.height
+                with Image.open(picture) as head:
+                    return head.width / head.height
             except (OSError, Image.DecompressionBombError):
                 pass  # `_open` says what is wrong
         image = self._open(index)
@@ -90,15 +90,15 @@ def read_lines(
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it.")
-    rows: Iterable[tuple[str, Mapping[str, Any], Any]]
+        raise FileNotFoundError(
+            f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it."
+        )
     files = [path] if path.is_file() else _layout(path, split)
     wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in (where or {}).items()}
     if files[0].suffix == ".parquet":
         return _read_parquet(files, wanted)
-    rows = _read_table(files[0])
     pictures, texts, sources = [], [], []
-    for source, row in rows:
+    for source, row in _read_table(files[0]):
         if not _is_wanted(row, wanted, source):
             continue
         if not row.get("file_name"):
@@ -143,7 +143,9 @@ def _layout(folder: Path, split: str | None) -> list[Path]:
             f"gt_{split}.txt, {split}/metadata.jsonl, {split}/metadata.csv or {split}*.parquet"
         )  # fmt: skip
         there = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise ValueError(f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`.")
+        raise ValueError(
+            f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`."
+        )
     return found
 
 
@@ -169,7 +171,9 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line.")
+                raise ValueError(
+                    f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line."
+                )
             yield source, row
         else:
             name, tab, text = line.partition("\t")  # the first tab only: texts may hold more
@@ -187,9 +191,7 @@ def _read_parquet(files: Sequence[Path], wanted: Mapping[str, set[str]]) -> Text
     if isinstance(rows.features["image"], datasets.Image):
         rows = rows.cast_column("image", datasets.Image(decode=False))
     columns = {column: rows[column] for column in {"text", *wanted}}
-    keep = [
-        index for index in range(len(rows)) if all(columns[key][index] in values for key, values in wanted.items())
-    ]
+    keep = [index for index in range(len(rows)) if all(columns[key][index] in values for key, values in wanted.items())]
     if not keep:
         raise ValueError(f"{name} must hold lines, got none where {dict(wanted)}. Check the columns' values.")
     texts = list(columns["text"])

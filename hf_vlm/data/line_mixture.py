@@ -8,6 +8,7 @@ import numpy as np
 from hf_vlm.data.augmentation import augment_line
 from hf_vlm.data.ocr_lines import LineRenderer
 
+
 class LineSource(NamedTuple):
     """Rows `{"image", "text"}`, how often they are taken relative to other sources, and whether they are augmented."""
 
@@ -57,7 +58,9 @@ class LineMixture(Sequence[dict[str, Any]]):
         if min(weights) < 0:
             raise ValueError(f"Weights must be 0 or more, got {min(weights)}. Correct it.")
         if group_size < 1:
-            raise ValueError(f"`group_size` must be 1 or more, got {group_size}. A multiple of the batch size does well.")
+            raise ValueError(
+                f"`group_size` must be 1 or more, got {group_size}. A multiple of the batch size does well."
+            )
         self._limits = np.cumsum(weights) / sum(weights)
         self._order, self._aspects = [], []
         for number, source in enumerate(self.sources):
@@ -104,7 +107,7 @@ class LineMixture(Sequence[dict[str, Any]]):
         number = self._pick_source(rng)
         quantile = rng.random()
         if group * self.group_size < self.short_first:
-            quantile *= (group * self.group_size + 1) / self.short_first
+            quantile *= ((group * self.group_size + 1) / self.short_first) ** 2
         if number == len(self.sources):
             # A quarter of the drawn lines are words, the others lines of print.
             characters = 1 + 52 * quantile if quantile < 0.25 else 14 + 75 * (quantile - 0.25)

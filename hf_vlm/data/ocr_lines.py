@@ -12,205 +12,23 @@ the looks themselves are ours.
 """
 
 import io
-import string
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET
+from hf_vlm.data.font_faces import FONT_FOLDERS, Face, Glyph, GlyphCase, find_faces, glyphs_of
+from hf_vlm.data.line_texts import LineTexts
 
-FONT_FOLDERS = (
-    ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts")
-    if sys.platform.startswith("linux")
-    else ("/Library/Fonts", "/System/Library/Fonts", "~/Library/Fonts", "C:/Windows/Fonts")
-)
-
-# How a face is used. What a face looks like can be measured only in part (fixed pitch), so hands and typewriters are
-# listed by parts of their family names; a face in neither list is a `book` face, or a `till` face if of fixed pitch.
-HAND_FAMILIES = (
-    "hand", "script", "breip", "bwht", "comic", "dancing", "dkg", "ecolier", "femke", "havana", "humor", "isabella",
-    "joscelyn", "kaushan", "kristi", "rufscript", "summersby", "tomson", "radis", "lobster", "chancery", "chorus",
-    "pecita", "cursive", "callig", "because we", "z003", "steve",
-)  # fmt: skip
-TYPEWRITER_FAMILIES = (
-    "courier", "typewriter", "cursor", "latin modern mono", "nimbus mono", "freemono", "liberation mono", "cmu type",
-    "cousine", "lm mono",
-)  # fmt: skip
-# Faces whose "letters" are pictures, outlines or numbers of a formula.
-_NOT_FOR_TEXT = (
-    "math", "symbol", "dingbat", "emoji", "icon", "initial", "caps", "outline", "shadow", "3d", "braille",
-    "keyboard", "d050000l", "nushu",
-)  # fmt: skip
-# Weights and widths between the usual ones, of which some families have dozens.
-_IN_BETWEEN = ("thin", "hairline", "extra", "semi", "medium", "black", "ultra", "heavy")
-
-_REFERENCE_SIZE = 64  # px per em at which faces are measured
 _DRAWING_HEIGHTS = (30, 44)  # px from the top of "b" to the foot of "p"; two, so that glyphs can be kept
 _LEGIBLE_HEIGHT = 12  # px of the smallest letters in a picture
 _ROOM = 0.4  # canvas above and below the letters, in their height: accents, clipped neighbours, strays
-
-
-class _Glyph(NamedTuple):
-    ink: np.ndarray  # uint8 (height, width)
-    left: int  # px from the pen to the first column
-    top: int  # px from the baseline to the first row, negative above it
-    advance: float  # px the pen moves
-
-
-@dataclass(frozen=True)
-class Face:
-    """One font file that can write text.
-
-    Attributes:
-        path: font file; of a collection its first face is meant.
-        family: family name, for choosing evenly among families.
-        kind: `book`, `typewriter`, `till` or `hand`.
-        characters: the characters it has an inked glyph for.
-        ascent, descent: px above and below the baseline of "b" and "p" at 64 px per em.
-    """
-
-    path: str
-    family: str
-    kind: str
-    characters: frozenset[str]
-    ascent: float
-    descent: float
-
-
-def find_faces(
-    folders: Iterable[str | Path] = FONT_FOLDERS, *, characters: str = LATIN_ALPHABET, exclude: Iterable[str] = ()
-) -> list[Face]:
-    """The faces in font files and folders that can write Latin text, in a fixed order.
-
-    A face is taken if it has every ASCII letter and digit, with small letters unlike its capitals. Which of `characters`
-    it has is found by drawing each: a glyph that is empty or equal to the face's "missing" box does not count, whatever
-    the file's character table says.
-
-    Args:
-        folders: font files (.ttf, .otf, .ttc) or folders searched in depth; those that don't exist are passed over.
-        characters: what to test for.
-        exclude: parts of file names to leave out, case ignored.
-
-    Raises:
-        ValueError: if no face is left.
-    """
-    folders = [Path(folder).expanduser() for folder in folders]
-    paths = [
-        path
-        for folder in folders
-        for path in ([folder] if folder.is_file() else sorted(folder.rglob("*")))
-        if path.suffix.lower() in (".ttf", ".otf", ".ttc")
-        and not any(part.lower() in path.name.lower() for part in exclude)
-    ]
-    faces, seen = [], set()
-    for path in paths:
-        font = _open_font(path, _REFERENCE_SIZE)
-        if font is None:
-            continue
-        family, style = (part or "" for part in font.getname())
-        name = f"{family} {style}".lower()
-        if any(part in name for part in _NOT_FOR_TEXT) or any(part in style.lower() for part in _IN_BETWEEN):
-            continue
-        probe = _draw("Hamburgefonstiv", font).ink.tobytes()
-        if probe in seen:  # the same face again: Noto draws one Latin in a hundred files
-            continue
-        seen.add(probe)
-        known = _known_characters(font, characters)
-        if not set(string.ascii_letters + string.digits) <= known or _is_all_capitals(font):
-            continue
-        is_fixed_pitch = font.getlength("i") == font.getlength("M")
-        kind = "till" if is_fixed_pitch else "book"
-        if any(part in name for part in TYPEWRITER_FAMILIES):
-            kind = "typewriter"
-        elif any(part in name for part in HAND_FAMILIES):
-            kind = "hand"
-        ascent, descent = -font.getbbox("bdhkl", anchor="ls")[1], font.getbbox("gpqy", anchor="ls")[3]
-        faces.append(Face(str(path), family or path.stem, kind, known, ascent, max(descent, 1)))
-    if not faces:
-        raise ValueError(
-            f"`folders` must hold a font with Latin letters, got none in {', '.join(map(str, folders))}. "
-            "Install fonts (`scripts/install_fonts.sh` on Debian) or name a folder that has some."
-        )
-    return faces
-
-
-def _open_font(path: str | Path, size: float) -> ImageFont.FreeTypeFont | None:
-    """The font at `size` px per em, or None where FreeType can't read or scale it.
-
-    From bytes, not from the path: forked workers that share one open file would move each other's place in it.
-    """
-    try:
-        return ImageFont.truetype(io.BytesIO(Path(path).read_bytes()), size, layout_engine=ImageFont.Layout.BASIC)
-    except (OSError, ValueError):
-        return None
-
-
-def _draw(text: str, font: ImageFont.FreeTypeFont) -> _Glyph:
-    left, top, right, bottom = (int(edge) for edge in font.getbbox(text, anchor="ls"))
-    canvas = Image.new("L", (max(right - left, 0), max(bottom - top, 0)))
-    if canvas.width and canvas.height:
-        ImageDraw.Draw(canvas).text((-left, -top), text, font=font, fill=255, anchor="ls")
-    return _Glyph(np.asarray(canvas), left, top, font.getlength(text))
-
-
-def _known_characters(font: ImageFont.FreeTypeFont, characters: str) -> frozenset[str]:
-    small = font.font_variant(size=20)
-    nothing = "\U0010fffe"  # a code point that no font may have
-    missing, missing_place = small.getmask2(nothing)
-    known = {" "}
-    for character in characters:
-        mask, place = small.getmask2(character)
-        if mask.size == missing.size and place == missing_place:  # a box of its size: is it that box?
-            if np.array_equal(_draw(character, small).ink, _draw(nothing, small).ink):
-                continue
-        if mask.size[0] and mask.size[1] and mask.getbbox():
-            known.add(character)
-    return frozenset(known)
-
-
-def _is_all_capitals(font: ImageFont.FreeTypeFont) -> bool:
-    """Whether small letters are capitals, full-sized or small: such a face would teach that A reads a."""
-    alike = 0
-    for small, capital in ("aA", "eE", "gG", "rR", "qQ"):
-        pictures = [
-            np.asarray(Image.fromarray(_draw(character, font).ink).resize((16, 16)), dtype=np.float32)
-            for character in (small, capital)
-        ]
-        alike += float(np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1]) > 0.9
-    return alike >= 3
-
-
-@lru_cache(maxsize=4096)
-def _glyphs(face: Face, height: int) -> "_GlyphCase":
-    return _GlyphCase(face, height)
-
-
-class _GlyphCase(dict[str, _Glyph]):
-    """The glyphs of one face at one drawing height, drawn when first asked for."""
-
-    def __init__(self, face: Face, height: int) -> None:
-        super().__init__()
-        font = _open_font(face.path, _REFERENCE_SIZE * height / (face.ascent + face.descent))
-        if font is None:
-            raise FileNotFoundError(f"The font file {face.path} can't be read any more. Search for faces again.")
-        self._font = font
-        self.height = height  # px from the top of "b" to the foot of "p"
-        self.ascent = round(height * face.ascent / (face.ascent + face.descent))
-        self.mean_advance = font.getlength("the quick lazy dog, une ligne und so weiter") / 43
-
-    def __missing__(self, character: str) -> _Glyph:
-        self[character] = glyph = _draw(character, self._font)
-        return glyph
-
-
-
 
 # The kinds of lines, how often each is drawn, and the kinds of faces each may use.
 KIND_WEIGHTS = {"book": 0.34, "typewriter": 0.2, "till": 0.2, "hand": 0.26}
@@ -278,31 +96,34 @@ def _look(kind: str, rng: np.random.Generator) -> _Look:
     )
     if kind == "book":
         if chance(0.55):  # bitonal scans of old print
-            look = replace(look, is_bitonal=True, paper=255.0, ink=0.0, grain=between(0, 4), stain=0.0)
+            look.is_bitonal, look.paper, look.ink = True, 255.0, 0.0
+            look.grain, look.stain = between(0, 4), 0.0
         if chance(0.1):  # spaced-out type, the German way of stressing a word
-            look = replace(look, spacing=between(0.05, 0.18))
+            look.spacing = between(0.05, 0.18)
     elif kind == "typewriter":
-        look = replace(look, jitter=between(0.0, 0.04), wear=max(look.wear, between(0.0, 0.4)), spacing=between(-0.02, 0.04))
+        look.jitter, look.spacing = between(0.0, 0.04), between(-0.02, 0.04)
+        look.wear = max(look.wear, between(0.0, 0.4))
         if chance(0.5):  # carbon copies on dark paper
-            look = replace(look, paper=between(110, 225), ink=between(20, 110), blur=between(0.4, 1.2))
+            look.paper, look.ink, look.blur = between(110, 225), between(20, 110), between(0.4, 1.2)
         if chance(0.3):
-            look = replace(look, letter_height=between(0.45, 0.75))
+            look.letter_height = between(0.45, 0.75)
     elif kind == "till":
-        look = replace(look, turn=rng.normal(0, 0.003), stretch=between(0.55, 1.15), spacing=between(-0.02, 0.08))
-        look = replace(look, is_dot_matrix=chance(0.25), letter_height=between(0.75, 1.25))
+        look.letter_height = between(0.75, 1.2)
+        look.stretch, look.spacing, look.turn = between(0.55, 1.15), between(-0.02, 0.08), rng.normal(0, 0.003)
+        look.is_dot_matrix = chance(0.25)
         if chance(0.4):
-            look = replace(look, resolution=between(0.3, 0.6))
+            look.resolution = between(0.3, 0.6)
         if chance(0.3):  # thermal paper gone pale
-            look = replace(look, ink=between(120, 205), paper=255.0, wear=max(look.wear, 0.3))
+            look.paper, look.ink, look.wear = 255.0, between(120, 205), max(look.wear, 0.3)
     elif kind == "hand":
-        look = replace(
-            look, letter_height=between(0.65, 1.0), slant=between(-0.15, 0.7), waver=between(0.04, 0.16), jitter=between(0.0, 0.05)
-        )
-        look = replace(look, stretch=between(0.8, 1.6), word_spacing=between(0.8, 2.4), turn=rng.normal(0, 0.012))
-        look = replace(look, paper=between(165, 245), ink=between(20, 120), rule=between(0.1, 0.5) if chance(0.35) else 0.0)
-        look = replace(look, wear=between(0.1, 0.6), stain=between(2, 14), is_bitonal=False)
-    if look.ink > look.paper - 45:  # legible still
-        look = replace(look, ink=look.paper - 45)
+        look.letter_height = between(0.65, 1.0)
+        look.slant, look.turn = between(-0.15, 0.7), rng.normal(0, 0.012)
+        look.stretch, look.word_spacing = between(0.8, 1.6), between(0.8, 2.4)
+        look.waver, look.jitter = between(0.04, 0.16), between(0.0, 0.05)
+        look.paper, look.ink = between(165, 245), between(20, 120)
+        look.wear, look.stain = between(0.1, 0.6), between(2, 14)
+        look.rule = between(0.1, 0.5) if chance(0.35) else 0.0
+    look.ink = min(look.ink, look.paper - 45)  # legible still
     return look
 
 
@@ -337,15 +158,17 @@ class LineRenderer(Sequence[dict[str, Any]]):
         kinds: dict[str, float] | None = None,
     ) -> None:
         self.seed, self.height, self.max_characters = seed, height, max_characters
-        self.alphabet = unicodedata.normalize("NFC", alphabet)
         weights = KIND_WEIGHTS if kinds is None else kinds
         if unknown := sorted(set(weights) - set(KIND_WEIGHTS)):
-            raise ValueError(f"`kinds` must be of {', '.join(KIND_WEIGHTS)}, got {', '.join(unknown)}. Correct the name.")
-        self._prose = _joined_prose(texts, set(self.alphabet))
-
+            raise ValueError(
+                f"`kinds` must be of {', '.join(KIND_WEIGHTS)}, got {', '.join(unknown)}. Correct the name."
+            )
+        self.texts = LineTexts(texts, alphabet)
         given = list(faces)
         found = [face for face in given if isinstance(face, Face)]
-        self.faces = found or find_faces([face for face in given if not isinstance(face, Face)], characters=self.alphabet)
+        self.faces = found or find_faces(
+            [face for face in given if not isinstance(face, Face)], characters=self.texts.alphabet
+        )
         # kind -> kind of face -> family -> faces: a family counts once, however many weights and widths it has.
         families: dict[str, dict[str, list[Face]]] = {}
         for face in self.faces:
@@ -382,29 +205,33 @@ class LineRenderer(Sequence[dict[str, Any]]):
         look.resolution = min(max(look.resolution, _LEGIBLE_HEIGHT / (look.letter_height * self.height)), 1.0)
         drawing_height = _DRAWING_HEIGHTS[look.letter_height * look.resolution * self.height > _DRAWING_HEIGHTS[0] + 4]
         face = self._face(kind, rng)
-        glyphs = _glyphs(face, drawing_height)
+        glyphs = glyphs_of(face, drawing_height)
         if aspect is not None:
             room = (aspect - 0.25 - 0.7 * abs(look.slant)) / look.letter_height / look.stretch  # in letter heights
             advance = glyphs.mean_advance / glyphs.height + look.spacing
             num_characters = round(1.3 * room / advance)  # more than fit, as they are cut to fit below
         elif num_characters is None:
             num_characters = int(rng.triangular(1, 10, 30) if rng.random() < 0.25 else rng.normal(42, 14))
-        text = self._text(kind, min(max(num_characters, 1), self.max_characters), rng)
+        text = self.texts.draw(kind, min(max(num_characters, 1), self.max_characters), rng)
         for _ in range(8):
             if set(text) <= face.characters:
                 break
             face = self._face(kind, rng)
         else:  # no face found for it: draw what this one has
             text = " ".join("".join(character for character in text if character in face.characters).split()) or "A"
-        glyphs = _glyphs(face, drawing_height)
+        glyphs = glyphs_of(face, drawing_height)
         if aspect is not None:
             advances = np.cumsum(self._advances(text, glyphs, look)) / glyphs.height
             fitting = int(np.searchsorted(advances, room * 1.05))
             if fitting < len(text):
                 text = text[: max(text.rfind(" ", 0, fitting + 1), fitting * 2 // 3, 1)].strip() or text[0]
             look.stretch *= min(max(room / advances[len(text) - 1], 0.85), 1.2)
+        # Accents of capitals stand above "b": a crop that cut them off would make Ö read O.
+        overhang = max(max(-glyphs[character].top for character in text) - glyphs.ascent, 0) / glyphs.height
+        if overhang > 0.05:
+            look.letter_height = min(look.letter_height, 0.95 / (1 + overhang))
         ink, baseline = self._write(text, glyphs, look, rng)
-        ink = _warp(ink, baseline, drawing_height, look, max(round(self.height * look.resolution), 8), rng)
+        ink = _warp(ink, baseline, drawing_height, look, overhang, max(round(self.height * look.resolution), 8), rng)
         return {"image": self._print(ink, look, rng), "text": text}
 
     def _face(self, kind: str, rng: np.random.Generator) -> Face:
@@ -413,58 +240,13 @@ class LineRenderer(Sequence[dict[str, Any]]):
             choices = choices[int(rng.random() * len(choices))]
         return choices
 
-    # What is written
-
-    def _text(self, kind: str, length: int, rng: np.random.Generator) -> str:
-        draw = rng.random()
-        if kind == "till":
-            if draw < 0.6:
-                return _till_entry(length, rng, self)
-            if draw < 0.75:
-                return self._fragment(length, rng).upper()
-        if draw < 0.05:
-            return _numbers(length, rng)
-        if draw < 0.1:
-            return self._random_characters(length, rng)
-        text = self._fragment(length, rng)
-        if draw < 0.16:
-            upper = text.upper()
-            return upper if set(upper) <= set(self.alphabet) else text
-        if draw < 0.19:
-            return text.title()
-        if draw < 0.6 and kind in ("book", "hand"):
-            text = _with_typographic_marks(text)
-        return text if set(text) <= set(self.alphabet) else self._fragment(length, rng)
-
-    def _fragment(self, length: int, rng: np.random.Generator) -> str:
-        """About `length` characters of running text from a word's start, torn at the end with a hyphen at times."""
-        start = int(rng.random() * len(self._prose))
-        start = self._prose.find(" ", start) + 1  # 0, the beginning, where no space follows
-        piece = self._prose[start : start + length + 12]
-        if len(piece) > length:
-            if rng.random() < 0.1 and piece[length - 2 : length + 1].isalpha():
-                return piece[:length].strip() + "-"
-            near = piece.rfind(" ", 1, length + 4)
-            piece = piece[: near if near > 0 else length]
-        return piece.strip() or "A"
-
-    def _random_characters(self, length: int, rng: np.random.Generator) -> str:
-        """Words of any characters at all: rare ones are met, and no language helps to guess them."""
-        picks = [self.alphabet[int(pick * len(self.alphabet))] for pick in rng.random(length)]
-        gaps = rng.random(length) < 0.15
-        return " ".join("".join(" " if gap else c for c, gap in zip(picks, gaps, strict=True)).split()) or "A"
-
-    # How it looks
-
     @staticmethod
-    def _advances(text: str, glyphs: _GlyphCase, look: _Look) -> list[float]:
+    def _advances(text: str, glyphs: GlyphCase, look: _Look) -> list[float]:
         """How far the pen moves after each character, drawn px."""
         extra, wide = look.spacing * glyphs.height, look.word_spacing
         return [glyphs[character].advance * (wide if character == " " else 1.0) + extra for character in text]
 
-    def _write(
-        self, text: str, glyphs: _GlyphCase, look: _Look, rng: np.random.Generator
-    ) -> tuple[np.ndarray, int]:
+    def _write(self, text: str, glyphs: GlyphCase, look: _Look, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """The text's ink, uint8 (rows, columns), and the row of its baseline; letters start at the first column."""
         height = glyphs.height
         pens = np.concatenate([[0.0], np.cumsum(self._advances(text, glyphs, look))])
@@ -472,9 +254,11 @@ class LineRenderer(Sequence[dict[str, Any]]):
         baseline = round(height * _ROOM) + glyphs.ascent
         ink = np.zeros((height + 2 * round(height * _ROOM), int(max(pens[-2] + reach, pens[-1])) + 2), dtype=np.uint8)
         drops = rng.normal(0, look.jitter * height, len(text)).round() if look.jitter else np.zeros(len(text))
-        _set_type(ink, [glyphs[character] for character in text], pens.round().astype(int), drops.astype(int) + baseline)
+        _set_type(
+            ink, [glyphs[character] for character in text], pens.round().astype(int), drops.astype(int) + baseline
+        )
         if look.strays:
-            stray = self._fragment(len(text), rng)
+            stray = self.texts.fragment(len(text), rng)
             stray_glyphs = [glyphs[character] for character in stray]
             pens = np.concatenate([[0.0], np.cumsum(self._advances(stray, glyphs, look))]).round().astype(int)
             row = baseline + round(height * (1.12 + 0.2 * rng.random())) * (-1 if rng.random() < 0.7 else 1)
@@ -518,98 +302,7 @@ class LineRenderer(Sequence[dict[str, Any]]):
         return image
 
 
-def _joined_prose(texts: str | Path | Iterable[str], alphabet: set[str]) -> str:
-    """The sentences one after the other: lines of real text start and end anywhere in them."""
-    if isinstance(texts, str | Path):
-        path = Path(texts)
-        if not path.is_file():
-            raise FileNotFoundError(f"`texts` must be a file of sentences, got {path}, which does not exist. Check the path.")
-        texts = path.read_text(encoding="utf-8").splitlines()
-        origin = str(path)
-    else:
-        origin = "`texts`"
-    prose = unicodedata.normalize("NFC", " ".join(texts))
-    unwanted = {ord(character): None for character in set(prose) - alphabet if not character.isspace()}
-    prose = " ".join(prose.translate(unwanted).split())
-    if not prose:
-        raise ValueError(f"`texts` must hold a sentence of the alphabet, got none in {origin}. Name another file.")
-    return prose
-
-
-def _with_typographic_marks(text: str) -> str:
-    """Straight quotation marks, apostrophes and dashes as a compositor sets them."""
-    text = text.replace(" - ", " – ").replace("...", "…").replace("'", "’")
-    for index in range(text.count('"')):
-        text = text.replace('"', "“”"[index % 2], 1)
-    return text
-
-
-def _digits(count: int, rng: np.random.Generator) -> str:
-    return "".join("0123456789"[int(draw * 10)] for draw in rng.random(count))
-
-
-def _numbers(length: int, rng: np.random.Generator) -> str:
-    """Dates, amounts, telephone and page numbers, section signs, until `length` characters are full."""
-    parts: list[str] = []
-    while not parts or sum(map(len, parts)) + len(parts) < length:
-        d = lambda count: _digits(count, rng)  # noqa: E731  # short, as it is used in every pattern
-        year = f"{1700 + int(rng.random() * 330)}"
-        day, month = 1 + int(rng.random() * 28), 1 + int(rng.random() * 12)
-        patterns = (
-            f"{day:02d}/{month:02d}/{year}", f"{day}.{month}.{year}", f"{year}-{month:02d}-{day:02d}", year,
-            f"{day:02d}:{month * 4:02d}", f"{int(d(2))}.{d(2)}", f"{int(d(3))},{d(2)}", f"{int(d(2))},{d(3)}.{d(2)}",
-            f"{int(d(2))}%", f"§ {day}", f"S. {int(d(3))}", f"p. {int(d(3))}", f"({day})", f"- {int(d(2))} -", f"{day}°",
-            f"Nr. {int(d(3))}", f"n° {int(d(3))}", f"No. {int(d(4))}", f"£{int(d(2))}", f"$ {int(d(3))}.{d(2)}",
-            f"€ {int(d(2))},{d(2)}", f"{int(d(2))} €", f"{d(3)}-{d(4)} {d(3)}", f"+{d(2)} {d(3)} {d(4)}", d(6), d(12),
-            f"{int(d(1))}½", f"{day} fr. {d(2)}", f"{day}, {month}; {int(d(2))} f.", f"{month}) {year}",
-        )  # fmt: skip
-        parts.append(patterns[int(rng.random() * len(patterns))])
-    return " ".join(parts)[: max(length, 1)].strip() or "1"
-
-
-_TILL_WORDS = (
-    "TOTAL", "SUBTOTAL", "SUB TOTAL", "GRAND TOTAL", "CASH", "CHANGE", "TAX", "TAX INVOICE", "GST", "VAT", "MWST", "TVA",
-    "SUMME", "BAR", "RÜCKGELD", "TOTAL TTC", "MONTANT", "ESPÈCES", "RENDU", "CARTE BANCAIRE", "QTY", "ITEM", "DESC", "PRICE",
-    "AMOUNT", "DISC", "DISCOUNT", "ROUNDING", "BALANCE", "DATE", "TIME", "CASHIER", "TABLE", "INVOICE NO", "RECEIPT", "TEL",
-    "FAX", "GST ID", "REG NO", "DOC NO", "BILL NO", "MEMBER", "POINTS", "VISA", "CARD", "THANK YOU", "PLEASE COME AGAIN",
-    "MERCI DE VOTRE VISITE", "VIELEN DANK", "OPEN DAILY", "GOODS SOLD ARE NOT RETURNABLE", "LTD", "SDN BHD", "GMBH", "S.A.R.L.",
-    "ROAD", "STREET", "JALAN", "RUE", "STR.", "Total Amount", "Net Total", "Tax Summary", "Incl. GST", "Excl. tax", "Qty",
-    "Unit Price", "Cashier", "Counter", "Date", "Time", "Server", "Amount Due", "Change", "Cash Tendered", "Invoice", "Order",
-    "Table", "Guests", "Tel", "No.", "Item(s)", "Total Qty", "Rounding Adj", "Thank you", "Welcome", "Salesperson", "Ref",
-)  # fmt: skip
-
-
-def _till_entry(length: int, rng: np.random.Generator, renderer: LineRenderer) -> str:
-    """What tills print: words of the trade, goods, prices, codes, until `length` characters are full."""
-    parts: list[str] = []
-    while not parts or sum(map(len, parts)) + len(parts) < length:
-        d = lambda count: _digits(count, rng)  # noqa: E731
-        draw, price = rng.random(), f"{int(_digits(1 + int(rng.random() * 3), rng))}.{_digits(2, rng)}"
-        if draw < 0.3:
-            parts.append(_TILL_WORDS[int(rng.random() * len(_TILL_WORDS))] + ("", "", ":", " :")[int(rng.random() * 4)])
-        elif draw < 0.5:
-            goods = renderer._fragment(4 + int(rng.random() * 12), rng)
-            parts.append(goods.upper() if rng.random() < 0.7 else goods.title())
-        elif draw < 0.7:
-            amounts = (
-                price, price, f"RM{price}", f"RM {price}", f"${price}", f"{price} S", f"{price} SR", f"-{price}", f"€{price}",
-                f"{int(d(1))} X {price}", f"{int(d(1))} x {price}", f"@{price}", f"{price}*", f"({price})", f"{int(d(1))} PCS",
-            )  # fmt: skip
-            parts.append(amounts[int(rng.random() * len(amounts))])
-        elif draw < 0.85:
-            letters = string.ascii_uppercase
-            a, b = letters[int(rng.random() * 26)], letters[int(rng.random() * 26)]
-            codes = (
-                f"{a}{d(3)}", f"{d(6)}-{a}", f"({d(6)}-{a})", f"{a}{b}{d(6)}", f"{d(12)}", f"#{d(4)}", f"{a}{d(2)}-{d(4)}",
-                f"{d(5)}/{d(2)}", f"{a}{b}-{d(5)}", f"{d(2)}-{d(4)} {d(4)}", f"{d(5)} {a}{b}", f"{int(d(1))}%", f"****{d(4)}",
-            )  # fmt: skip
-            parts.append(codes[int(rng.random() * len(codes))])
-        else:
-            parts.append(_numbers(8, rng))
-    return " ".join(parts)[: max(length + 2, 1)].strip() or "1"
-
-
-def _set_type(ink: np.ndarray, glyphs: Sequence[_Glyph], pens: np.ndarray, baselines: np.ndarray) -> None:
+def _set_type(ink: np.ndarray, glyphs: Sequence[Glyph], pens: np.ndarray, baselines: np.ndarray) -> None:
     """Put glyphs into the canvas, keeping the darker ink where they meet and cutting what leaves it."""
     rows, columns = ink.shape
     for glyph, pen, baseline in zip(glyphs, pens.tolist(), baselines.tolist(), strict=False):
@@ -631,12 +324,20 @@ def _dots(ink: np.ndarray) -> np.ndarray:
 
 
 def _warp(
-    ink: np.ndarray, baseline: int, drawing_height: int, look: _Look, height: int, rng: np.random.Generator
+    ink: np.ndarray,
+    baseline: int,
+    drawing_height: int,
+    look: _Look,
+    overhang: float,
+    height: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """One resampling from the drawn canvas to the picture: size, margins, slant, turn and waver together.
 
     Args:
-        ink: uint8 (rows, columns) at drawing size; `baseline` its row.
+        ink: uint8 (rows, columns) at drawing size.
+        baseline: row that the letters stand on; drawing_height: px from the top of "b" to the foot of "p".
+        overhang: how far accents reach above "b", in letter heights.
         height: px of the picture.
 
     Returns: uint8 (height, width), the width following the text.
@@ -645,7 +346,7 @@ def _warp(
     scale_x = scale / look.stretch
     letters_top = round(drawing_height * _ROOM)
     spare = height * (1 - look.letter_height)  # negative where the crop is tight
-    top = spare * (0.2 + 0.6 * rng.random())
+    top = max(spare * (0.2 + 0.6 * rng.random()), overhang * look.letter_height * height)
     before, after = height * np.abs(rng.normal(0, 0.15, 2))
     width = max(round(ink.shape[1] / scale_x + before + after + abs(look.slant) * look.letter_height * height * 0.7), 8)
     lean_start = look.slant * 0.2 * look.letter_height * height if look.slant > 0 else 0.0

@@ -70,7 +70,8 @@ def open_picture(source: str | Path | bytes | Image.Image, *, name: str | None =
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise all of these
         raise ValueError(
-            f"{name}: wanted a whole picture, got one that is cut short or damaged ({error}). Copy or download it again."
+            f"{name}: wanted a whole picture, got one that is cut short or damaged ({error}). "
+            "Copy or download it again."
         ) from error
     return picture
 

@@ -4,6 +4,7 @@ Used where a checkpoint's layout is not that of the model that reads it, so that
 """
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ WEIGHT_FILES = (
 )
 
 
-def read_config(name_or_folder: str | Path, **hub_kwargs: Any) -> dict[str, Any]:
+def read_config(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Any]:
     """Give back what `config.json` says, as the file has it: no defaults filled in.
 
     Args:
@@ -43,7 +44,7 @@ def read_config(name_or_folder: str | Path, **hub_kwargs: Any) -> dict[str, Any]
     return _read_json(path)
 
 
-def read_weights(name_or_folder: str | Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
+def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
     """Give back every tensor of a checkpoint under its name in the file, in the file's dtype, on the CPU.
 
     Safetensors are read, single or sharded, and where there are none, PyTorch's `.bin` files, tensors only: a pickle
@@ -70,7 +71,7 @@ def read_weights(name_or_folder: str | Path, **hub_kwargs: Any) -> dict[str, tor
     )
 
 
-def _read_shards(name_or_folder: str | Path, index_path: Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
+def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
     """Join the shards of an index; each tensor is taken from the shard that the index names."""
     index = _read_json(index_path)
     if not isinstance(index.get("weight_map"), dict):
@@ -126,7 +127,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _find(name_or_folder: str | Path, file_name: str, **hub_kwargs: Any) -> Path | None:
+def _find(name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any) -> Path | None:
     """Give back the path of a checkpoint's file, None where the checkpoint lacks it."""
     try:
         path = cached_file(
@@ -153,7 +154,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _contents(name_or_folder: str | Path) -> str:
+def _contents(name_or_folder: str | os.PathLike) -> str:
     """Say what there is under that name, for an error."""
     folder = Path(name_or_folder)
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from PIL import Image
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.trocr.recognition import RecognizedText
 
 _PICTURE_SUFFIXES = frozenset(Image.registered_extensions())
 
@@ -102,7 +103,7 @@ def _listed_files(files: Iterable[str | os.PathLike]) -> Iterator[ReadFile]:
             continue
         pictures = sorted(inner for inner in path.iterdir() if inner.suffix.lower() in _PICTURE_SUFFIXES)
         if not pictures:
-            yield ReadFile(str(file), error=f"A folder with pictures is wanted, got {file} without one. Check the path.")
+            yield ReadFile(str(file), error=f"A folder of pictures is wanted, got {file} without one. Check it.")
         for picture in pictures:
             yield ReadFile(str(picture))
 
@@ -114,7 +115,7 @@ def _read_batch(
     settings: dict[str, Any],
 ) -> Iterator[ReadFile]:
     pictures = [picture for _, picture in batch if picture is not None]
-    texts = iter(())
+    texts: Iterator[RecognizedText] = iter(())
     if pictures:
         inputs = processor(images=pictures, return_tensors="pt").to(reader.device)
         texts = iter(reader.recognize(**inputs, tokenizer=processor.tokenizer, **settings))

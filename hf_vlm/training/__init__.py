@@ -1,1 +1,1 @@
-"""Training: introduces models to data. Recipes, metrics, and the runs that `hf-vlm train` and `hf-vlm evaluate` start."""
+"""Training: introduces models to data. Recipes, metrics, and what `hf-vlm train` and `hf-vlm evaluate` run."""

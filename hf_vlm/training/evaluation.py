@@ -71,9 +71,8 @@ def evaluate_folders(
     generation = {} if num_beams is None else {"num_beams": num_beams}
     for folder in folders:
         rows = read_lines(folder, split=split)
-        yield folder, evaluate_lines(
-            reader, processor, rows, ignore_case=ignore_case, batch_size=batch_size, **generation
-        )
+        scores = evaluate_lines(reader, processor, rows, ignore_case=ignore_case, batch_size=batch_size, **generation)
+        yield folder, scores
 
 
 def evaluate_lines(

@@ -66,7 +66,7 @@ class LineTrainer(Seq2SeqTrainer):
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Seq2SeqTrainer.prediction_step`, which writes defaults into the model's generation settings: undone here."""
+        """As `Seq2SeqTrainer.prediction_step`, whose changes to the model's generation settings are undone."""
         settings = self.model.generation_config
         self.model.generation_config = copy.deepcopy(settings)
         try:
@@ -145,7 +145,8 @@ def check_gradients(model: torch.nn.Module) -> None:
             reached[part] = reached.get(part, False) or got
     left_out = [part for part, got in reached.items() if not got]
     if left_out:
+        names = ", ".join(f"`{part}`" for part in left_out)
         raise ValueError(
-            f"A gradient is wanted in every part that trains, got none in {', '.join(f'`{part}`' for part in left_out)}. "
-            "Freeze the part, or check that the forward pass uses it."
+            f"A gradient is wanted in every part that trains, got none in {names}. Freeze the part, or check that the "
+            "forward pass uses it."
         )

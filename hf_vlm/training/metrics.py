@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 
-def character_error_rate(references: Sequence[str], predictions: Sequence[str], *, case_sensitive: bool = True) -> float:
+def character_error_rate(
+    references: Sequence[str], predictions: Sequence[str], *, case_sensitive: bool = True
+) -> float:
     """Edited characters per reference character, 0 for perfect text.
 
     Args:

@@ -27,7 +27,7 @@ RECIPE_FOLDER = Path(__file__).with_name("recipes")
 
 @dataclasses.dataclass(kw_only=True)
 class ModelSection:
-    """Where model and processor come from: `pretrained`, or `vision` with `text`, or `vision_config` with `text_config`.
+    """Origin of model and processor: `pretrained`, or `vision` with `text`, or `vision_config` with `text_config`.
 
     Attributes:
         pretrained: folder or Hub name of a whole model to go on with.
@@ -42,7 +42,8 @@ class ModelSection:
         image_processor: for `vision_config`: settings of the `VisionTransformerImageProcessor`.
         max_label_length: tokens in a label at most, its end token included; None means what the decoder has positions
             for.
-        settings: settings of the whole model, such as `label_smoothing`.
+        settings: settings of the whole model, such as `label_smoothing`; with `vision` and `text` also those of
+            `from_pretrained_parts`, such as `num_decoder_layers`.
     """
 
     pretrained: str | None = None
@@ -57,7 +58,8 @@ class ModelSection:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        given = {name for name in ("pretrained", "vision", "text", "vision_config", "text_config") if getattr(self, name)}
+        origins = ("pretrained", "vision", "text", "vision_config", "text_config")
+        given = {name for name in origins if getattr(self, name)}
         if given not in ({"pretrained"}, {"vision", "text"}, {"vision_config", "text_config"}):
             raise ValueError(
                 "The section `model` wants `pretrained`, or `vision` with `text`, or `vision_config` with "
@@ -65,7 +67,7 @@ class ModelSection:
             )
         if self.text_config and not self.tokenizer:
             raise ValueError(
-                "`model.text_config` wants `model.tokenizer`, got none. Set it to `characters` or to a tokenizer's folder."
+                "`model.text_config` wants `model.tokenizer`, got none. Set it to `characters` or a tokenizer's folder."
             )
         only_from_scratch = [name for name in ("tokenizer", "alphabet", "image_processor") if getattr(self, name)]
         if only_from_scratch and not self.text_config:
@@ -149,7 +151,7 @@ class DataSection:
 
     def __post_init__(self) -> None:
         if not self.train and self.synthetic is None:
-            raise ValueError("The section `data` wants lines to learn from, got none. Set `data.train` or `data.synthetic`.")
+            raise ValueError("`data` wants lines to learn from, got none. Set `data.train` or `data.synthetic`.")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -172,7 +174,7 @@ class TrOCRRecipe:
             refuse_unknown(key, known, "training")
             _parse(hints[key], value, f"training.{key}")
         if "output_dir" not in self.training:
-            raise ValueError("A recipe wants `training.output_dir`, got none. Set it to the folder for the trained model.")
+            raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
         for key in self.generation:
             refuse_unknown(key, vars(GenerationConfig()), "generation")
         if self.model.settings.get("label_smoothing") and self.training.get("label_smoothing_factor"):
@@ -203,7 +205,9 @@ class TrOCRRecipe:
             raise FileNotFoundError(f"A recipe's YAML file is wanted, got `{path}`. Give a file, or one of {shipped}.")
         sections = _load_yaml(file.read_text(encoding="utf-8"), str(file))
         if not isinstance(sections, dict):
-            raise ValueError(f"{file}: sections such as `model:` are wanted, got {sections!r:.60}. See the shipped recipes.")
+            raise ValueError(
+                f"{file}: sections such as `model:` are wanted, got {sections!r:.40}. See the shipped ones."
+            )
         for override in overrides:
             _apply_override(sections, override)
         return _parse(cls, sections, "")

@@ -5,6 +5,7 @@ function of seed and step) -> `LineCollator` (pictures and labels) -> transforme
 """
 
 import dataclasses
+import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from hf_vlm.data.collators import LineCollator
 from hf_vlm.data.image_text import TextLines, read_lines
 from hf_vlm.data.line_mixture import LineMixture
 from hf_vlm.data.ocr_lines import LineRenderer
+from hf_vlm.models.trocr.assembly import load_parts
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
@@ -137,11 +139,11 @@ def build_arguments(recipe: TrOCRRecipe) -> Seq2SeqTrainingArguments:
     settings.update(recipe.training)
     for name, value in FIXED_SETTINGS.items():
         if settings.setdefault(name, value) != value:
-            raise ValueError(f"`training.{name}` must be {value!r} for text lines, got {settings[name]!r}. Leave it out.")
+            raise ValueError(f"`training.{name}` must be {value!r} for lines, got {settings[name]!r}. Leave it out.")
     arguments = Seq2SeqTrainingArguments(**settings)
     if "tensorboard" in arguments.report_to and not is_tensorboard_available():
         raise ImportError(
-            "`training.report_to: tensorboard` needs the package tensorboard, got none. Run `pip install 'hf-vlm[train]'`."
+            "`training.report_to` wants the package tensorboard, got none. Run `pip install 'hf-vlm[train]'`."
         )
     return arguments
 
@@ -158,6 +160,11 @@ def build_model(
         ValueError: if the settings fit no model.
     """
     section = recipe.model
+    known = {field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)}
+    if section.vision:
+        known |= set(inspect.signature(load_parts).parameters)
+    for name in section.settings:
+        refuse_unknown(name, known, "model.settings")
     if section.pretrained:
         model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
             section.pretrained, dtype=torch.float32, **section.settings
@@ -166,7 +173,7 @@ def build_model(
     elif section.vision and section.text:
         processor = TrOCREncoderDecoderProcessor.from_pretrained_parts(vision=section.vision, text=section.text)
         model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained_parts(
-            vision=section.vision, text=section.text, **section.settings
+            vision=section.vision, text=section.text, processor=processor, **section.settings
         )
     else:
         model, processor = _build_from_configs(recipe, texts)
@@ -210,22 +217,18 @@ def _build_from_configs(
         "pad_token_id": tokenizer.pad_token_id,
     }
     text_config = build_config({**tokens, **(section.text_config or {})}, "model.text_config")
-    fields = {field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)}
-    for name in section.settings:
-        refuse_unknown(name, fields, "model.settings")
     config = TrOCREncoderDecoderConfig(vision_config=vision_config, text_config=text_config, **section.settings)
     return TrOCREncoderDecoderForConditionalGeneration(config), processor
 
 
-def check_vocabulary(
-    model: TrOCREncoderDecoderForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def check_vocabulary(model: TrOCREncoderDecoderForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
     """Checks that tokenizer and model speak of the same tokens.
 
     Raises:
         ValueError: if the tokenizer knows more tokens than the model has rows for, or another end or pad token.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
     if len(tokenizer) > rows:
         raise ValueError(
             f"The tokenizer's tokens need a row each in the model's vocabulary, got {len(tokenizer)} tokens for {rows} "
@@ -235,8 +238,8 @@ def check_vocabulary(
         of_tokenizer, of_model = getattr(tokenizer, name), getattr(model.config, name)
         if of_tokenizer is not None and of_tokenizer not in (of_model if isinstance(of_model, list) else [of_model]):
             raise ValueError(
-                f"Model and tokenizer must agree on `{name}`, got {of_model} and {of_tokenizer}. Take the tokenizer that "
-                "belongs to the model."
+                f"Model and tokenizer must agree on `{name}`, got {of_model} and {of_tokenizer}. Take the tokenizer "
+                "that belongs to the model."
             )
 
 
@@ -255,8 +258,8 @@ def check_labels(rows: TextLines, processor: TrOCREncoderDecoderProcessor) -> No
         in_row = sum(token == unknown_id for token in ids)
         if ids and in_row == len(ids):
             raise ValueError(
-                f"{source}: a text with characters that the tokenizer knows is wanted, got {text!r}. Leave the row out, "
-                "or take a tokenizer that knows them."
+                f"{source}: a text with characters that the tokenizer knows is wanted, got {text!r}. Leave the row "
+                "out, or take a tokenizer that knows them."
             )
         if limit is not None and len(ids) + 1 > limit:
             raise ValueError(
@@ -268,9 +271,7 @@ def check_labels(rows: TextLines, processor: TrOCREncoderDecoderProcessor) -> No
         logger.warning("%s and on: %d of %d tokens are unknown to the tokenizer.", rows.sources[0], unknown, total)
 
 
-def build_renderer(
-    recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor, seed: int
-) -> LineRenderer | None:
+def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor, seed: int) -> LineRenderer | None:
     """The renderer of a recipe's synthetic lines, None if it wants none.
 
     With a character tokenizer only characters that it knows are drawn, and no line is longer than a label may be.

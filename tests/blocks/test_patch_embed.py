@@ -29,7 +29,7 @@ def test_stem_layer_normalises_each_position_by_itself() -> None:
     convolved = layer.convolution(features)
     mean, variance = convolved.mean(dim=1, keepdim=True), convolved.var(dim=1, keepdim=True, unbiased=False)
     expected = torch.nn.functional.gelu((convolved - mean) / (variance + layer.norm.eps).sqrt())
-    torch.testing.assert_close(layer(features), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(features)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patch_size_counts_pixels_of_the_picture_stem_included() -> None:

@@ -10,7 +10,7 @@ class ExternalModelMixin(ModelTesterMixin):
     """`ModelTesterMixin` that is told what it would look up in transformers' tables of its own classes.
 
     Attributes:
-        auto_classes: the name of a table of the built-in auto classes -> those of our classes that it would list, were they
+        auto_classes: name of a table of the built-in auto classes -> those of our classes that it would list, were they
             built in. It decides which classes are trained, with which labels, and which losses are checked.
     """
 

@@ -8,7 +8,7 @@ from PIL import Image
 from hf_vlm.training.dry_run import draw_batch, dry_run
 from hf_vlm.training.recipe import TrOCRRecipe
 from hf_vlm.training.trocr import build_trainer
-from tests.training.conftest import TEXTS, recipe_of
+from tests.tiny_lines import TEXTS, recipe_of
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_batch_is_drawn_into_the_output_folder_and_nothing_is_trained(recipe, tm
 def test_activations_grow_with_the_batch(recipe_sections):
     def activations(batch_size):
         report = dry_run(recipe_of(recipe_sections, f"training.per_device_train_batch_size={batch_size}"))
-        return float(next(line for line in report.splitlines() if "activations" in line).split()[-2])
+        return float(next(line for line in report.splitlines() if "activations of" in line).split()[-2])
 
     assert activations(8) > 1.5 * activations(4) > 0
 

@@ -6,7 +6,7 @@ import torch
 from hf_vlm.data.image_text import read_lines
 from hf_vlm.training.evaluation import evaluate_folders, evaluate_lines
 from hf_vlm.training.trocr import build_trainer, train
-from tests.training.conftest import recipe_of
+from tests.tiny_lines import recipe_of
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_value_of_the_wrong_type_names_its_key(recipe_file, override, key):
         TrOCRRecipe.load(recipe_file, [override])
 
 
-@pytest.mark.parametrize("override", ["training.save_steps=100", "training.learning_rate=1", "training.warmup_steps=0.1"])
+@pytest.mark.parametrize("override", ["training.save_steps=9", "training.learning_rate=1", "training.warmup_steps=0.1"])
 def test_whole_number_is_a_fine_float(recipe_file, override):
     TrOCRRecipe.load(recipe_file, [override])
 
@@ -137,7 +137,8 @@ def test_recipe_without_output_folder_or_lines_is_refused(recipe_file):
 
 
 def test_config_dict_is_built_and_misspelt_fields_are_refused():
-    config = build_config({"model_type": "hf_vlm_vit", "hidden_size": 32, "image_size": [32, 64]}, "model.vision_config")
+    settings = {"model_type": "hf_vlm_vit", "hidden_size": 32, "image_size": [32, 64]}
+    config = build_config(settings, "model.vision_config")
     assert (config.hidden_size, tuple(config.image_size)) == (32, (32, 64))
     with pytest.raises(ValueError, match="Did you mean `model.vision_config.hidden_size`"):
         build_config({"model_type": "hf_vlm_vit", "hiden_size": 32}, "model.vision_config")

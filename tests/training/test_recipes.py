@@ -12,7 +12,7 @@ from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.cli import main
 from hf_vlm.training.recipe import RECIPE_FOLDER, TrOCRRecipe
 from hf_vlm.training.trocr import build_trainer
-from tests.training.conftest import TEXTS, recipe_of, write_lines
+from tests.tiny_lines import TEXTS, recipe_of, write_lines
 
 
 def command_of(recipe):
@@ -75,10 +75,8 @@ def test_pretrained_half_precision_folder_is_trained_in_full_precision(recipe_se
     trainer.model.half().save_pretrained(tmp_path / "half")
     trainer.processing_class.save_pretrained(tmp_path / "half")
     stored = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(tmp_path / "half")
-    recipe = TrOCRRecipe.load(
-        "trocr-finetune-lines",
-        [f"model.pretrained={tmp_path / 'half'}", f"data.folder={lines_folder}", f"training.output_dir={tmp_path / 'ft'}"],
-    )
+    places = [f"model.pretrained={tmp_path / 'half'}", f"data.folder={lines_folder}"]
+    recipe = TrOCRRecipe.load("trocr-finetune-lines", [*places, f"training.output_dir={tmp_path / 'tuned'}"])
     model = build_trainer(recipe).model
     assert {str(p.dtype) for p in stored.parameters()} == {"torch.float16"}
     assert {str(p.dtype) for p in model.parameters()} == {"torch.float32"}

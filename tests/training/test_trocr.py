@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoModel, BertConfig, BertModel, TrainerCallback, ViTConfig, ViTImageProcessor, ViTModel
 
+from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import read_lines
 from hf_vlm.training.trocr import build_trainer, train
-from tests.training.conftest import TEXTS, recipe_of, write_lines
+from tests.tiny_lines import TEXTS, recipe_of, write_lines
 
 
 class Gradients(TrainerCallback):
@@ -43,7 +44,7 @@ def assert_same_update(one, other):
     assert loss_one == pytest.approx(loss_other, abs=1e-5)
     assert gradients_one.keys() == gradients_other.keys() and gradients_one
     for name, gradient in gradients_one.items():
-        torch.testing.assert_close(gradient, gradients_other[name], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert torch.allclose(gradient, gradients_other[name], atol=1e-5, rtol=1e-5), name
 
 
 @pytest.fixture
@@ -55,9 +56,10 @@ def accumulation_sections(recipe_sections, tmp_path):
     return recipe_sections
 
 
-@pytest.mark.parametrize("smoothing", [None, "model.settings.label_smoothing=0.2", "training.label_smoothing_factor=0.2"])
+@pytest.mark.parametrize(
+    "smoothing", [(), ("model.settings.label_smoothing=0.2",), ("training.label_smoothing_factor=0.2",)]
+)
 def test_eight_accumulated_batches_of_two_are_one_batch_of_sixteen(accumulation_sections, smoothing):
-    smoothing = [smoothing] if smoothing else []
     size, accumulation = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
     one = first_update(accumulation_sections, f"{size}=16", f"{accumulation}=1", *smoothing)
     many = first_update(accumulation_sections, f"{size}=2", f"{accumulation}=8", *smoothing)
@@ -170,6 +172,29 @@ def test_trained_folder_reloads_by_itself_with_the_recipes_generation(recipe_sec
     assert saved["model"]["vision_config"]["hidden_size"] == 32
 
 
+def test_pretrained_parts_are_joined_trained_and_reloaded(recipe_sections, tmp_path):
+    """A stock vision encoder and a stock encoder-only text model, each with its own processor's files."""
+    tokenizer = build_character_tokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(**shape, image_size=32, patch_size=8)).save_pretrained(tmp_path / "vision")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vision")
+    text_config = BertConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=24)
+    BertModel(text_config).save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    recipe_sections["model"] = {"vision": str(tmp_path / "vision"), "text": str(tmp_path / "text")}
+    recipe_sections["model"]["settings"] = {"label_smoothing": 0.1, "num_decoder_layers": 1}
+    trainer = train(recipe_of(recipe_sections))
+    assert trainer.model.config.label_smoothing == 0.1
+    assert (tmp_path / "out" / "weight_report.json").is_file()
+    reloaded = AutoModel.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(weight, reloaded.state_dict()[name]) for name, weight in trainer.model.state_dict().items())
+
+
+def test_misspelt_model_setting_is_refused(recipe_sections):
+    with pytest.raises(ValueError, match="Did you mean `model.settings.label_smoothing`"):
+        build_trainer(recipe_of(recipe_sections, "model.settings.label_smothing=0.1"))
+
+
 def test_best_checkpoint_by_cer_is_what_is_kept(recipe_sections, tmp_path, monkeypatch):
     errors = iter([0.5, 0.25, 0.75])
     monkeypatch.setattr("hf_vlm.training.line_trainer.character_error_rate", lambda *args, **kwargs: next(errors))
@@ -182,7 +207,8 @@ def test_best_checkpoint_by_cer_is_what_is_kept(recipe_sections, tmp_path, monke
 
 def test_several_validation_sets_log_each_and_the_mean(recipe_sections, lines_folder):
     write_lines(lines_folder.parent / "others" / "validation", ["up", "to"])
-    recipe_sections["data"]["validation"]["others"] = {"path": str(lines_folder.parent / "others"), "split": "validation"}
+    others = {"path": str(lines_folder.parent / "others"), "split": "validation"}
+    recipe_sections["data"]["validation"]["others"] = others
     trainer = build_trainer(recipe_of(recipe_sections))
     metrics = trainer.evaluate()
     for name in ("cer", "wer"):
@@ -197,7 +223,8 @@ def test_evaluation_scores_against_the_text_even_where_the_tokenizer_does_not_kn
 ):
     """A model that reads all it can still errs where its alphabet ends."""
     write_lines(lines_folder.parent / "greek" / "validation", ["aβγd"])
-    recipe_sections["data"]["validation"] = {"greek": {"path": str(lines_folder.parent / "greek"), "split": "validation"}}
+    greek = {"path": str(lines_folder.parent / "greek"), "split": "validation"}
+    recipe_sections["data"]["validation"] = {"greek": greek}
     trainer = build_trainer(recipe_of(recipe_sections))
     a, d = trainer.processing_class.tokenizer.convert_tokens_to_ids(["a", "d"])
     monkeypatch.setattr(trainer.model, "generate", lambda *args, **kwargs: torch.tensor([[1, a, d, 2]]))

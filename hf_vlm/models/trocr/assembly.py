@@ -49,7 +49,7 @@ class TrOCRParts:
     decoder_weights: Mapping[str, torch.Tensor]
     decoder_sources: dict[str, Any] = field(default_factory=dict)
 
-    def place(self, vision_model: nn.Module, decoder: nn.Module) -> None:
+    def place(self, vision_model: nn.Module, decoder: Any) -> None:
         """Copy the weights into a new model's parts; what no source has keeps its fresh initialisation."""
         vision_model.load_state_dict(self.vision.state_dict())
         missing, unexpected = decoder.load_state_dict(self.decoder_weights, strict=False)
@@ -58,9 +58,9 @@ class TrOCRParts:
         if hasattr(decoder, "tie_weights"):
             decoder.tie_weights()
 
-    def report(self, model: nn.Module) -> WeightReport:
+    def report(self, model: Any) -> WeightReport:
         """Where every tensor of the assembled model came from; also logged."""
-        encoder: Any = model.encoder
+        encoder = model.encoder
         parts = [
             describe_part(
                 "vision",

@@ -50,14 +50,14 @@ class TrOCREncoderDecoderTextConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     pad_token_id: int | None = 0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: object) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         if self.cross_attention_size is None:
             self.cross_attention_size = self.hidden_size
         super().__post_init__(**kwargs)
 
-    def validate_heads(self):
+    def validate_heads(self) -> None:
         """Every head needs the same share of the width."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -101,9 +101,13 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         text = self.text_config
+        # BART's config gives the encoder's numbers under these names; here they tell a cache of the decoder its shape.
+        for name, of_decoder in (("num_hidden_layers", "decoder_layers"), ("num_attention_heads", "decoder_attention_heads")):
+            if hasattr(text, of_decoder):
+                setattr(text, name, getattr(text, of_decoder))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(text, name, None))
@@ -112,7 +116,7 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
             self.decoder_start_token_id = start if start is not None else self.bos_token_id
         self.tie_word_embeddings = bool(getattr(text, "tie_word_embeddings", False))
 
-    def validate_label_smoothing(self):
+    def validate_label_smoothing(self) -> None:
         """A share of the target, below all of it."""
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}. The paper uses 0.")

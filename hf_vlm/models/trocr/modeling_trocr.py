@@ -13,6 +13,7 @@ kernels and with a static cache.
 Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,8 @@ class TrOCREncoderDecoderEncoderOutput(ModelOutput):
         attention_mask: bool (batch, picture tokens), True for real tokens; None where all are.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    attention_mask: torch.BoolTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
 
 
 class TrOCREncoderDecoderPreTrainedModel(HubModel):
@@ -51,7 +52,7 @@ class TrOCREncoderDecoderPreTrainedModel(HubModel):
     config: TrOCREncoderDecoderConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -162,7 +163,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         model.weight_report = parts.report(model)
         return model.eval()
 
-    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the model, and beside it the report of where its weights came from, if it was assembled."""
         super().save_pretrained(save_directory, *args, **kwargs)
         report = getattr(self, "weight_report", None)
@@ -233,11 +234,11 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         self,
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
-        encoder_outputs: ModelOutput | tuple | None = None,
+        encoder_outputs: Any = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         interpolate_pos_encoding: bool = False,

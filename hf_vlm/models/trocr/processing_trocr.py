@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ViTImageProcessor
+from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessorMixin
 
 from ...blocks.token_loss import IGNORE_INDEX
@@ -38,7 +39,8 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
         """Join the image processor of a vision model and the tokenizer of a text model.
 
         Args:
-            vision: Hub name or folder with a `preprocessor_config.json`, or an image processor.
+            vision: Hub name or folder of a vision model, whose image processor is made to show whole lines (see
+                `show_whole_lines`), or an image processor, which is taken as it is.
             text: Hub name or folder with a tokenizer, or a tokenizer.
             settings: `max_label_length`.
 
@@ -46,7 +48,9 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
             ValueError: if the tokenizer has no token to end a text with, or none to pad with.
         """
         image_processor = (
-            AutoImageProcessor.from_pretrained(vision) if isinstance(vision, str | os.PathLike) else vision
+            show_whole_lines(AutoImageProcessor.from_pretrained(vision))
+            if isinstance(vision, str | os.PathLike)
+            else vision
         )
         tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str | os.PathLike) else text
         processor = cls(image_processor, tokenizer, **settings)
@@ -143,3 +147,30 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """What a model takes."""
         return [*self.image_processor.model_input_names, "labels"]
+
+
+def show_whole_lines(image_processor: Any) -> Any:
+    """An image processor of photographs, changed to squeeze the whole picture into what it would crop to.
+
+    For classification the shorter side is scaled and the middle cut out, which leaves a few letters of a line. TrOCR's
+    encoders see lines squeezed into their square. One that cuts nothing off is given back as it is.
+
+    Source: Li et al. 2023, section "Encoder", https://arxiv.org/abs/2109.10282
+    """
+    timm_settings = getattr(image_processor, "data_config", None)  # transformers' wrapper of timm keeps its own names
+    if timm_settings is not None:
+        return ViTImageProcessor(
+            size=dict(zip(("height", "width"), timm_settings["input_size"][-2:], strict=True)),
+            resample=PILImageResampling[timm_settings["interpolation"].upper()],
+            image_mean=list(timm_settings["mean"]),
+            image_std=list(timm_settings["std"]),
+        )
+    size = dict(getattr(image_processor, "size", None) or {})
+    if getattr(image_processor, "do_center_crop", False):
+        size = dict(image_processor.crop_size)
+    elif set(size) == {"shortest_edge"}:  # ConvNeXT's crops without saying so
+        size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+    else:
+        return image_processor
+    kept = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return ViTImageProcessor(size=size, **{name: getattr(image_processor, name) for name in kept})

@@ -15,6 +15,7 @@ Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -54,6 +55,7 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, num_positions: int, hidden_size: int, first_position: int) -> None:
         super().__init__()
         self.num_positions, self.hidden_size, self.first_position = num_positions, hidden_size, first_position
+        self.table: torch.Tensor
         self.register_buffer("table", self.computed(), persistent=False)
 
     def computed(self) -> torch.Tensor:
@@ -83,13 +85,13 @@ class TrOCREncoderDecoderTextLayer(GradientCheckpointingLayer):
         self.cross_attention = CrossAttention(
             config,
             hidden_size=config.hidden_size,
-            key_value_size=config.cross_attention_size,
+            key_value_size=config.cross_attention_size or config.hidden_size,
             num_heads=config.num_attention_heads,
             dropout=config.attention_dropout,
             layer_idx=layer_idx,
         )
         self.cross_attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size or 4 * config.hidden_size, config.hidden_act)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -115,7 +117,7 @@ class TrOCREncoderDecoderTextLayer(GradientCheckpointingLayer):
             hidden_states = self._residual(hidden_states, cross_attention, self.cross_attention_norm)
         return self._residual(hidden_states, self.mlp, self.mlp_norm)
 
-    def _residual(self, hidden_states: torch.Tensor, sublayer, norm: nn.LayerNorm) -> torch.Tensor:
+    def _residual(self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor], norm: nn.LayerNorm) -> torch.Tensor:
         """`x + f(norm(x))` (pre-norm) or `norm(x + f(x))` (post-norm)."""
         if self.norm_first:
             return hidden_states + self.dropout(sublayer(norm(hidden_states)))
@@ -175,9 +177,9 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -257,15 +259,15 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,

@@ -95,6 +95,7 @@ class VisionTransformerConfig(PreTrainedConfig):
 
     def validate_patches(self) -> None:
         """Sizes are one number or two, positive, and the patches fit the picture and the stem."""
+        assert self.patch_stride is not None and self.stem_strides is not None  # filled in above
         for name in ("image_size", "patch_size", "patch_stride"):
             value = getattr(self, name)
             if not isinstance(value, int) and len(value) != 2 or min(as_pair(value)) < 1:
@@ -104,7 +105,8 @@ class VisionTransformerConfig(PreTrainedConfig):
                 f"`stem_strides` must have one entry a stem layer, got {len(self.stem_strides)} for "
                 f"{len(self.stem_channels)} `stem_channels`. Give one stride a layer, or leave them out for 2."
             )
-        image_size, patch_size, patch_stride = map(as_pair, (self.image_size, self.patch_size, self.patch_stride))
+        image_size, patch_size = as_pair(self.image_size), as_pair(self.patch_size)
+        patch_stride = as_pair(self.patch_stride)
         for axis, axis_name in enumerate(("height", "width")):
             stem_stride = 1
             for stride in self.stem_strides:
@@ -117,8 +119,8 @@ class VisionTransformerConfig(PreTrainedConfig):
                 )
             if patch_stride[axis] > patch_size[axis]:
                 raise ValueError(
-                    f"`patch_stride` must not exceed `patch_size`, got {patch_stride[axis]} for {patch_size[axis]} pixels "
-                    f"of {axis_name}. Use a smaller stride: pixels between patches would not be seen."
+                    f"`patch_stride` must not exceed `patch_size`, got {patch_stride[axis]} for {patch_size[axis]} "
+                    f"pixels of {axis_name}. Use a smaller stride: pixels between patches would not be seen."
                 )
             if patch_size[axis] > image_size[axis]:
                 raise ValueError(

@@ -18,7 +18,7 @@ from ...parts.pictures import to_grayscale, to_rgb
 _LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode `L`
 
 
-class VisionTransformerImageProcessorKwargs(ImagesKwargs, total=False):
+class VisionTransformerImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """Settings beyond those of every image processor.
 
     do_convert_grayscale: whether one channel comes out, float (batch, 1, height, width).

@@ -245,7 +245,8 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         token_mask = self.patch_mask(pixel_mask) if pixel_mask is not None else None
         attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
 
-        biases = self._position_biases(*pixel_values.shape[-2:], interpolate_pos_encoding)
+        height, width = pixel_values.shape[-2:]
+        biases = self._position_biases(height, width, interpolate_pos_encoding)
         for layer, bias in zip(self.layers, biases, strict=True):
             hidden_states = layer(hidden_states, attention_mask, bias, **kwargs)  # (batch, tokens, hidden_size)
         hidden_states = self.final_norm(hidden_states)
@@ -273,6 +274,7 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
             resampled = resample_positions(table.detach(), grid, stored_grid, self.num_prefix_tokens)
             self.embeddings.position_embedding = nn.Parameter(resampled.clone(), requires_grad=table.requires_grad)
         for bias in self.relative_position_biases:
+            assert isinstance(bias, RelativePositionBias)
             bias.resize(grid)
         self.embeddings.image_size = size
         self.config.image_size = image_size if isinstance(image_size, int) else size
@@ -318,8 +320,8 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         if not fits and not interpolate_pos_encoding:
             wanted = "at most" if pixel_mask is not None else "of"
             raise ValueError(
-                f"Pictures must be {wanted} {image_size[0]} x {image_size[1]} pixels, got {size[0]} x {size[1]}. Resize "
-                "them with the image processor, pass `interpolate_pos_encoding=True` without a mask, or call "
+                f"Pictures must be {wanted} {image_size[0]} x {image_size[1]} pixels, got {size[0]} x {size[1]}. "
+                "Resize them with the image processor, pass `interpolate_pos_encoding=True` without a mask, or call "
                 "`model.resize(image_size=...)`."
             )
         if size[0] < patch_embedding.patch_size[0] or size[1] < patch_embedding.patch_size[1]:

@@ -10,6 +10,7 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 
 VOCAB_SIZE = 40
+PAD, START, END = 0, 1, 2
 CANVAS = (16, 48)  # pixels, (height, width)
 WIDTHS = (48, 24, 37)  # pixels, of the three pictures of a batch
 
@@ -44,7 +45,7 @@ def tiny_config(vision: dict[str, Any] | None = None, text: dict[str, Any] | Non
 
 
 def randomise(model: nn.Module, std: float = 0.3) -> None:
-    """Give every tensor, norms, biases and tables too, values that matter; a fresh model says nearly the same to all."""
+    """Give every tensor, norms and biases too, values that matter; a fresh model says nearly the same to all."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=std)
@@ -59,13 +60,16 @@ def tiny_reader(*args: Any, std: float = 0.3, **settings: Any) -> TrOCREncoderDe
     return model
 
 
-def line_batch(num_channels: int = 1, size: tuple[int, int] = CANVAS, widths: tuple[int, ...] = WIDTHS):
-    """Pictures of different widths, padded, with their mask and with labels of different lengths."""
+def line_batch(
+    num_channels: int = 1, size: tuple[int, int] = CANVAS, widths: tuple[int, ...] = WIDTHS
+) -> dict[str, torch.Tensor]:
+    """Pictures of different widths, padded, with their mask and with labels of seven, six or five tokens."""
     generator = torch.Generator().manual_seed(3)
     pixel_values = torch.randn(len(widths), num_channels, *size, generator=generator)
     pixel_mask = torch.zeros(len(widths), *size, dtype=torch.long)
     labels = torch.randint(3, VOCAB_SIZE, (len(widths), 7), generator=generator)
     for row, width in enumerate(widths):
         pixel_mask[row, :, :width] = 1
-        labels[row, 7 - row :] = -100
+        labels[row, 6 - row % 3] = END
+        labels[row, 7 - row % 3 :] = -100
     return {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "labels": labels}

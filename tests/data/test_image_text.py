@@ -1,0 +1,147 @@
+import json
+
+import datasets
+import pytest
+
+from hf_vlm.data.image_text import read_lines
+from tests.data.line_files import grey_picture, picture_bytes
+
+
+def write_pictures(folder, names, **size):
+    folder.mkdir(parents=True, exist_ok=True)
+    for level, name in enumerate(names, start=1):
+        grey_picture(level=level, **size).save(folder / name)
+
+
+def write_parquet(path, rows):
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "kind": datasets.Value("string")}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+
+
+def row(text, kind="a", level=200):
+    return {"image": {"bytes": picture_bytes(grey_picture(level=level)), "path": None}, "text": text, "kind": kind}
+
+
+def test_imagefolder_of_a_split_is_read_with_clean_text(tmp_path):
+    write_pictures(tmp_path / "train", ["a.png", "b.png"])
+    lines = [{"file_name": "b.png", "text": " cafe\u0301\t au  lait "}, {"file_name": "a.png", "text": "x"}]
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    rows = read_lines(tmp_path, "train")
+    assert len(rows) == 2
+    assert rows[0]["text"] == "café au lait" and rows[0]["image"].getpixel((0, 0)) == 2
+    assert rows.texts == ["café au lait", "x"]
+    assert rows[1]["source"].endswith("metadata.jsonl, line 2")
+
+
+def test_csv_with_quoted_commas_is_read(tmp_path):
+    write_pictures(tmp_path, ["a.png"])
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"1,50, please"\n')
+    assert read_lines(tmp_path).texts == ["1,50, please"]
+
+
+@pytest.mark.parametrize("pictures", ["image", "."])
+def test_tab_separated_files_split_at_the_first_tab_only(tmp_path, pictures):
+    write_pictures(tmp_path / pictures, ["a.png", "b.png"])
+    (tmp_path / "gt_test.txt").write_text("a.png\tone\ttwo\r\nb.png\tthree\n")
+    (tmp_path / "gt_train.txt").write_text("a.png\tother\n")
+    assert read_lines(tmp_path, "test").texts == ["one two", "three"]
+    assert read_lines(tmp_path, "test")[1]["image"].getpixel((0, 0)) == 2
+
+
+@pytest.mark.parametrize("place", ["train.parquet", "data/train-00000-of-00001.parquet"])
+def test_parquet_rows_are_chosen_by_column(tmp_path, place):
+    write_parquet(tmp_path / place, [row("one", "a", 1), row("two", "b", 2), row("three", "c", 3)])
+    rows = read_lines(tmp_path, "train", where={"kind": ["b", "c"]})
+    assert rows.texts == ["two", "three"]
+    assert [rows[index]["image"].getpixel((0, 0)) for index in range(2)] == [2, 3]
+    assert rows[0]["source"].endswith("row 1")
+    assert read_lines(tmp_path / place, where={"kind": "a"}).texts == ["one"]
+    assert rows.select([1])[0]["text"] == "three"
+
+
+def test_aspect_is_width_by_height(tmp_path):
+    write_pictures(tmp_path, ["a.png"], width=60, height=20)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    assert read_lines(tmp_path).aspect(0) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"file_name": "a.png", "text": "x"}\nnonsense', "line 2: wanted a JSON object"),
+        ('\n["a.png", "x"]', "line 2: wanted a JSON object, got a list"),
+        ('{"file_name": "a.png"}', "line 1: wanted a `text`, got None"),
+        ('{"file_name": "a.png", "text": " "}', "line 1: wanted a `text`, got an empty one"),
+        ('{"image": "a.png", "text": "x"}', "line 1: wanted a `file_name`"),
+        ("", "must hold lines, got none"),
+    ],
+)
+def test_bad_rows_name_the_file_and_line(tmp_path, content, message):
+    write_pictures(tmp_path, ["a.png"])
+    (tmp_path / "metadata.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=rf"metadata\.jsonl.*{message}"):
+        read_lines(tmp_path)
+
+
+def test_row_without_its_picture_is_named(tmp_path):
+    write_pictures(tmp_path, ["a.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\nb.png,y\n")
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv, line 3: wanted the picture b\.png"):
+        read_lines(tmp_path)
+
+
+def test_line_without_tab_is_named(tmp_path):
+    (tmp_path / "gt_train.txt").write_text("a.png one\n")
+    with pytest.raises(ValueError, match=r"gt_train\.txt, line 1: wanted `file<TAB>text`"):
+        read_lines(tmp_path, "train")
+
+
+def test_other_encoding_is_refused(tmp_path):
+    (tmp_path / "gt_train.txt").write_bytes("a.png\tcafé\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="must be UTF-8 text, got byte 9"):
+        read_lines(tmp_path, "train")
+
+
+def test_damaged_picture_is_named_with_its_row_when_it_is_opened(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 2, .*a\.png: wanted a picture"):
+        read_lines(tmp_path)[0]
+    bad = {"image": {"bytes": b"not a picture", "path": None}, "text": "x", "kind": "a"}
+    write_parquet(tmp_path / "other" / "train.parquet", [row("one"), bad])
+    rows = read_lines(tmp_path / "other", "train")
+    with pytest.raises(ValueError, match=r"train\.parquet, row 1: wanted a picture"):
+        rows[1]
+
+
+def test_parquet_without_the_columns_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"picture": ["a"], "text": ["x"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="must have a column `image`, got picture, text"):
+        read_lines(tmp_path)
+
+
+def test_missing_where_column_and_no_match_are_refused(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [row("one")])
+    with pytest.raises(ValueError, match="must have a column `writer`"):
+        read_lines(tmp_path, where={"writer": "x"})
+    with pytest.raises(ValueError, match="got none where"):
+        read_lines(tmp_path, where={"kind": "z"})
+
+
+def test_folder_of_several_splits_wants_one_named(tmp_path):
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"{split}.parquet", [row(split)])
+    with pytest.raises(ValueError, match="`split` must say which part"):
+        read_lines(tmp_path)
+    assert read_lines(tmp_path, "validation").texts == ["validation"]
+
+
+def test_missing_folder_and_folder_without_lines_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_lines(tmp_path / "gone")
+    (tmp_path / "notes.md").write_text("x")
+    with pytest.raises(ValueError, match=r"must hold gt_train\.txt.*got notes\.md"):
+        read_lines(tmp_path, "train")

@@ -1,0 +1,104 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader, Subset
+
+from hf_vlm.data.font_faces import Glyph, find_faces, glyphs_of
+from hf_vlm.data.ocr_lines import _DRAWING_HEIGHTS, LineRenderer
+from tests.data.line_files import SENTENCES, write_font
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return find_faces([write_font(tmp_path_factory.mktemp("fonts"))])
+
+
+def same(left, right):
+    return left["text"] == right["text"] and np.array_equal(np.asarray(left["image"]), np.asarray(right["image"]))
+
+
+def test_a_line_is_a_function_of_seed_and_index(faces):
+    one, two, other = (LineRenderer(SENTENCES, faces, seed=seed) for seed in (5, 5, 6))
+    forward, backward = [one[index] for index in range(20)], [two[index] for index in reversed(range(20))][::-1]
+    assert all(same(left, right) for left, right in zip(forward, backward, strict=True))
+    assert not any(same(forward[index], other[index]) for index in range(20))
+    assert len({line["image"].tobytes() for line in forward}) == 20
+
+
+def test_forked_workers_draw_the_same_lines(faces):
+    renderer = LineRenderer(SENTENCES, faces, seed=5)
+    loader = DataLoader(
+        Subset(renderer, range(12)), batch_size=3, num_workers=2, collate_fn=list, multiprocessing_context="fork"
+    )
+    drawn = [line for batch in loader for line in batch]
+    assert all(same(line, renderer[index]) for index, line in enumerate(drawn))
+
+
+def test_a_copy_through_pickle_draws_the_same(faces):
+    renderer = LineRenderer(SENTENCES, faces, seed=5)
+    assert same(pickle.loads(pickle.dumps(renderer))[3], renderer[3])
+
+
+@pytest.mark.parametrize("kind", ["book", "typewriter", "till", "hand"])
+def test_lines_of_every_kind_show_ink_on_paper_within_the_height(faces, kind):
+    # One face stands for all kinds here; what differs is how it is set, printed and scanned.
+    as_kind = [replace(face, kind=kind) for face in faces]
+    renderer = LineRenderer(SENTENCES, as_kind, kinds={kind: 1.0}, height=32)
+    for index in range(40):
+        image = renderer[index]["image"]
+        assert image.mode == "L" and 8 <= image.height <= 32 and image.width >= 8
+        grey = np.asarray(image, dtype=np.float32)
+        assert np.percentile(grey, 99) - grey.min() > 20  # something can be seen
+
+
+def test_characters_that_no_face_has_are_neither_drawn_nor_claimed(faces):
+    renderer = LineRenderer(["Müßig äöü €5"], faces)
+    for index in range(100):
+        assert set(renderer[index]["text"]) <= faces[0].characters
+
+
+def test_only_characters_of_the_alphabet_are_drawn(faces):
+    renderer = LineRenderer(SENTENCES, faces, alphabet="abcdefghijklmnopqrstuvwxyz ")
+    for index in range(100):
+        assert set(renderer[index]["text"]) <= set("abcdefghijklmnopqrstuvwxyz ")
+
+
+def test_length_can_be_asked_for(faces):
+    renderer = LineRenderer(SENTENCES, faces, max_characters=50)
+    for asked in (1, 10, 50, 500):
+        lengths = [len(renderer.render(index, num_characters=asked)["text"]) for index in range(50)]
+        assert max(lengths) <= min(asked, 50)
+        assert np.mean(lengths) >= 0.7 * min(asked, 50)
+
+
+@pytest.mark.parametrize("asked", [4.0, 12.0])
+def test_shape_can_be_asked_for(faces, asked):
+    renderer = LineRenderer(SENTENCES * 3, faces)
+    images = [renderer.render(index, aspect=asked)["image"] for index in range(80)]
+    aspects = np.array([image.width / image.height for image in images])
+    assert np.median(aspects) == pytest.approx(asked, rel=0.2)
+    assert np.mean(np.abs(aspects - asked) < 0.45 * asked) > 0.9
+
+
+def test_accents_of_capitals_are_not_cut_off(faces):
+    # Pillow's font has no accents: one is made up, a bar that stands clear above the letters with nothing below it.
+    face = replace(faces[0], characters=faces[0].characters | {"Ü"})
+    for height in _DRAWING_HEIGHTS:
+        glyphs = glyphs_of(face, height)
+        bar = np.full((height // 6, height // 2), 255, dtype=np.uint8)
+        glyphs["Ü"] = Glyph(bar, 0, -glyphs.ascent - height // 4, height * 0.6)
+    renderer = LineRenderer(["ÜÜÜÜ"], [face], kinds={"book": 1.0}, alphabet="Ü")
+    for index in range(150):
+        grey = np.asarray(renderer[index]["image"], dtype=np.float32)
+        assert np.median(grey[grey.shape[0] // 2 :]) - grey.min() > 30  # darker than the paper somewhere
+
+
+def test_no_usable_face_and_unknown_kinds_are_refused(tmp_path, faces):
+    with pytest.raises(ValueError, match="must hold a font with Latin letters"):
+        LineRenderer(SENTENCES, [tmp_path])
+    with pytest.raises(ValueError, match="`kinds` must be of book, typewriter, till, hand, got bok"):
+        LineRenderer(SENTENCES, faces, kinds={"bok": 1.0})
+    with pytest.raises(ValueError, match="got book faces only"):
+        LineRenderer(SENTENCES, faces, kinds={"hand": 1.0})
