@@ -77,10 +77,14 @@ class HubModel(PreTrainedModel):
             config.name_or_path = str(pretrained_model_name_or_path)
             weights = cls.foreign_weights(config, read_weights(pretrained_model_name_or_path, **hub_arguments))
             loading = {name: value for name, value in kwargs.items() if name not in _HUB_ARGUMENTS}
-            loaded = super().from_pretrained(None, *model_args, config=config, state_dict=weights, **loading)
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            with_info = loading.pop("output_loading_info", False)
+            model, info = super().from_pretrained(
+                None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading
+            )
+            _refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
             if model.can_generate():
                 _take_generation_settings(model, pretrained_model_name_or_path, hub_arguments)
+            loaded = (model, info) if with_info else model
         else:
             if config is None or not hasattr(config, "image_size"):
                 pass
@@ -100,13 +104,28 @@ class HubModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
+def _refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
+    """Raise where a foreign folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
+    needed = sorted(name for name in missing if "pooler" not in name.split("."))
+    if needed:
+        raise ValueError(
+            f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
+            f"`{needed[0]}` by our name. Copy or download the checkpoint again; check that config.json belongs to it."
+        )
+
+
 def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.PathLike, hub_arguments: dict) -> None:
     """Read a foreign folder's `generation_config.json`, if it has one, over what the config implies."""
     try:
         stored = GenerationConfig.from_pretrained(name_or_path, **hub_arguments)
     except OSError:
         return
-    model.generation_config.update(**stored.to_diff_dict())
+    settings = stored.to_diff_dict()
+    if model.config.is_encoder_decoder and "max_new_tokens" not in settings and settings.get("max_length"):
+        settings["max_new_tokens"] = (
+            settings.pop("max_length") - 1
+        )  # the start token counts in the one, not in the other
+    model.generation_config.update(**settings)
 
 
 def _size(image_size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:

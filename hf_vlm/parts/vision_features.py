@@ -96,7 +96,10 @@ def _described(config_json: str, config_class: type[PreTrainedConfig], size: tup
     with torch.device("meta"):
         model = AutoModel.from_config(config).eval()
         pixels = torch.zeros(1, getattr(config, "num_channels", 3), *size)
-        arguments = _extra_arguments(model, pixels, interpolate_pos_encoding=size != configured_image_size(config))
+    arguments = _extra_arguments(model, pixels, interpolate_pos_encoding=size != configured_image_size(config))
+    # Not under the meta device, nor under that of a `from_pretrained` around us: BEiT keeps a table that it makes in
+    # `forward` for the whole process, and would read every later picture through a table without content.
+    with torch.device("cpu"):
         try:
             outputs = model(pixels, output_hidden_states=True, **arguments)
         except Exception as error:  # whatever a model that wants other inputs raises

@@ -74,3 +74,32 @@ def test_cross_attention_projects_the_picture_once() -> None:
     steps = [attention(text[:, i : i + 1], picture, past_key_values=cache)[0] for i in range(3)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-5, rtol=1e-5)
     assert len(projected) == 2  # once without cache, once with
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_without_a_mask_sees_everything(implementation: str) -> None:
+    # transformers' sdpa kernel is causal where a module doesn't say that it isn't.
+    hidden_states, picture = torch.randn(2, 5, 8), torch.randn(2, 5, 6)
+    attention = SelfAttention(config(implementation), hidden_size=8, num_heads=2)
+    expected, _ = oracle(attention, 8, 8)(hidden_states, hidden_states, hidden_states)
+    torch.testing.assert_close(attention(hidden_states)[0], expected, atol=1e-5, rtol=1e-5)
+    attention = CrossAttention(config(implementation), hidden_size=8, key_value_size=6, num_heads=2)
+    expected, _ = oracle(attention, 8, 6)(hidden_states, picture, picture)
+    torch.testing.assert_close(attention(hidden_states, picture)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_eager_kernel_gives_weights_that_sum_to_one_and_respect_the_mask() -> None:
+    attention = CrossAttention(config("eager"), hidden_size=8, key_value_size=6, num_heads=2)
+    real = torch.arange(7) < torch.tensor([[4], [7]])
+    _, weights = attention(torch.randn(2, 3, 8), torch.randn(2, 7, 6), real[:, None, None].expand(2, 1, 3, 7))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3))
+    assert weights[0, ..., 4:].eq(0).all()
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_dropout_acts_in_training_only(implementation: str) -> None:
+    attention = SelfAttention(config(implementation), hidden_size=8, num_heads=2, dropout=0.5)
+    hidden_states = torch.randn(2, 5, 8)
+    assert not torch.equal(attention(hidden_states)[0], attention(hidden_states)[0])
+    attention.eval()
+    assert torch.equal(attention(hidden_states)[0], attention(hidden_states)[0])

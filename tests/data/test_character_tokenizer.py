@@ -17,7 +17,7 @@ def test_each_character_is_one_token_in_code_point_order_whatever_order_came_in(
 
 
 @pytest.mark.parametrize(
-    "text", ["  two  spaces ", "don 't , stop .", "Ünïcødé ß œ", "a\tb\nc", "<s> </s> <pad>", "“x” – y…"]
+    "text", ["  two  spaces ", "don 't , stop .", "Ünïcødé ß œ", "a\t\tb\n\nc", "<s> </s> <pad>", "“x” – y…"]
 )
 def test_decoding_gives_the_text_back_exactly(text):
     tokenizer = build_character_tokenizer([text], alphabet=LATIN_ALPHABET)

@@ -9,12 +9,12 @@ from tests.data.line_files import SENTENCES, write_font
 
 
 class Rows(list):
-    """Rows of widths 1 to 20 times their height, named after themselves."""
+    """Rows of widths 1 to 20 times their height, in no order of width, named after themselves."""
 
     def __init__(self, name, count=100):
         super().__init__(
             {"image": Image.new("L", (int(10 * (1 + 19 * i / max(count - 1, 1))), 10)), "text": f"{name}{i}"}
-            for i in range(count)
+            for i in np.random.default_rng(0).permutation(count)
         )
 
 

@@ -152,3 +152,18 @@ def stock_trocr(
     processor = TrOCRProcessor(image_processor, tokenizer)
     processor.save_pretrained(folder)
     return str(folder), model, processor
+
+
+@pytest.fixture(scope="session")
+def folder_without_processor(
+    stock_trocr: tuple[str, VisionEncoderDecoderModel, TrOCRProcessor], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The same model in the layout of folders that name no processor, only a tokenizer and an image processor."""
+    folder = tmp_path_factory.mktemp("stock_without_processor")
+    _, model, processor = stock_trocr
+    # New ones: what was saved in a processor remembers its class.
+    tokenizer = build_character_tokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz")
+    image_processor = ViTImageProcessor(size=dict(processor.image_processor.size))
+    for part in (model, tokenizer, image_processor):
+        part.save_pretrained(folder)
+    return str(folder)

@@ -113,14 +113,10 @@ def llava_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(reader_folder, stock_trocr, llava_folder, line_files, tmp_path_factory):
+def found(reader_folder, stock_trocr, folder_without_processor, llava_folder, line_files, tmp_path_factory):
     """What a process of its own found out before and after restoring."""
-    stock, model, processor = stock_trocr
-    parts = tmp_path_factory.mktemp("parts")
-    for part in (model, processor.tokenizer, processor.image_processor):
-        part.save_pretrained(parts)
     out = tmp_path_factory.mktemp("saved")
-    arguments = [reader_folder, stock, str(parts), llava_folder, line_files[2], str(out)]
+    arguments = [reader_folder, stock_trocr[0], folder_without_processor, llava_folder, line_files[2], str(out)]
     result = subprocess.run(
         [sys.executable, "-c", FINDINGS, *arguments],
         capture_output=True,

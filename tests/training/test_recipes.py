@@ -7,9 +7,11 @@ from pathlib import Path
 import datasets
 import pytest
 from PIL import ImageFont
+from transformers import BertConfig, BertModel, BitImageProcessor, Dinov2Config, Dinov2Model
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.cli import main
+from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.training.recipe import RECIPE_FOLDER, TrOCRRecipe
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
@@ -37,23 +39,48 @@ def write_parquet(folder, texts):
         rows.to_parquet(folder / f"{split}.parquet")
 
 
-def test_mini_lines_command_runs(tmp_path, capsys):
+@pytest.fixture
+def data_folder(tmp_path):
+    """What the recipes call DATA, in small, and a font for machines without one."""
     for name in ("ocr_printed", "ocr_typewritten", "ocr_handwritten"):
         write_parquet(tmp_path / name, TEXTS)
     (tmp_path / "sentences.txt").write_text("It was late.\nWe saw the ship go by.\n" * 20, encoding="utf-8")
     (tmp_path / "font.ttf").write_bytes(ImageFont.load_default(20).path.getvalue())
-    command = [word.replace("DATA", str(tmp_path)) for word in command_of("trocr-mini-lines")]
+    return tmp_path
+
+
+def dry_run_on(data_folder, command):
+    """Exit code of a recipe's command as a dry run, its DATA and PARTS in `data_folder`."""
+    words = [word.replace("DATA", str(data_folder)).replace("PARTS", str(data_folder)) for word in command]
     small = [
-        f"training.output_dir={tmp_path / 'out'}",
+        f"training.output_dir={data_folder / 'out'}",
         "training.per_device_train_batch_size=2",
-        f"data.synthetic.fonts=[{tmp_path / 'font.ttf'}]",
+        f"data.synthetic.fonts=[{data_folder / 'font.ttf'}]",
     ]
-    assert main([*command, "--dry-run", *small]) == 0
+    return main([*words, "--dry-run", *small])
+
+
+def test_mini_lines_command_runs(data_folder, capsys):
+    assert dry_run_on(data_folder, command_of("trocr-mini-lines")) == 0
     told = capsys.readouterr().out
     assert "encoder.vision_model" in told
     parameters = int(re.search(r"^all +([\d,]+)", told, re.MULTILINE)[1].replace(",", ""))
     assert parameters < 7_500_000
-    assert (tmp_path / "out" / "dry_run.png").is_file()
+    assert (data_folder / "out" / "dry_run.png").is_file()
+
+
+def test_dinov2_minilm_command_runs(data_folder, capsys):
+    """On random parts of the two families, small."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Model(Dinov2Config(**shape, image_size=28, patch_size=14)).save_pretrained(data_folder / "dinov2-small")
+    processor = BitImageProcessor(size={"height": 28, "width": 28}, do_center_crop=False)
+    processor.save_pretrained(data_folder / "dinov2-small")
+    tokenizer = build_character_tokenizer(alphabet=LATIN_ALPHABET)
+    config = BertConfig(**shape, intermediate_size=32, vocab_size=len(tokenizer), max_position_embeddings=144)
+    BertModel(config).save_pretrained(data_folder / "minilm")
+    tokenizer.save_pretrained(data_folder / "minilm")
+    assert dry_run_on(data_folder, command_of("trocr-dinov2-minilm")) == 0
+    assert "encoder.vision_model" in capsys.readouterr().out
 
 
 def test_finetune_lines_command_runs(recipe_sections, tmp_path, capsys, monkeypatch):
@@ -65,7 +92,7 @@ def test_finetune_lines_command_runs(recipe_sections, tmp_path, capsys, monkeypa
     checkout = Path(__file__).parents[2]
     (tmp_path / "scripts").symlink_to(checkout / "scripts")
     monkeypatch.chdir(tmp_path)
-    assert main([*command_of("trocr-finetune-lines"), "--dry-run"]) == 0
+    assert main([*command_of("trocr-finetune-lines"), "--dry-run"]) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "validation set" in told
 

@@ -198,12 +198,18 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
             inputs_embeds: float (batch, tokens, hidden_size), instead of `input_ids`; not scaled again.
 
         Raises:
-            ValueError: if both or neither of `input_ids` and `inputs_embeds` came.
+            ValueError: if both or neither of `input_ids` and `inputs_embeds` came, or more tokens than there are
+                positions.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given, got both or neither.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale  # (batch, tokens, hidden_size)
+        if inputs_embeds.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"A text must have at most {self.config.max_position_embeddings} tokens, got {inputs_embeds.shape[1]}. "
+                "Shorten it, or build the decoder with larger `max_position_embeddings`."
+            )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
             if encoder_hidden_states is not None:

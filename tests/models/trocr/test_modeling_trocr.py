@@ -415,7 +415,7 @@ def test_compiled_decoding_gives_equal_tokens(num_beams):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("vision", [{}, HUB_ENCODER], ids=["ours", "hub"])
+@pytest.mark.parametrize("vision", [{}, HUB_ENCODER | {"image_size": 16}], ids=["ours", "hub"])
 def test_other_picture_sizes_need_and_take_interpolation(vision):
     model = tiny_reader(vision)
     batch = plain_batch() | {"pixel_values": torch.randn(3, 1, 24, 64)}

@@ -1,0 +1,102 @@
+"""What `scripts/try.sh` shows of a reading.
+
+    python scripts/try_reading.py show READ.jsonl PICTURE.png    text and confidence, printed and drawn below each line
+    python scripts/try_reading.py reload MODEL READ.jsonl        MODEL, loaded in both other ways, reads the same
+
+READ.jsonl is what `hf-vlm read --json` printed.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+UNSURE = 0.5  # words with less confidence are marked
+
+
+def show(lines: Sequence[dict[str, Any]], picture: Path) -> None:
+    for line in lines:
+        print(f"{line['score']:5.0%}  {Path(line['file']).name:20}  {marked_text(line)}")
+    print(f"(how sure it is of the line; [words] that it is less than {UNSURE:.0%} sure of)")
+    draw(lines, picture)
+    print(f"Drawn in {picture}")
+
+
+def marked_text(line: dict[str, Any]) -> str:
+    """The text, with brackets around the words that the model is not sure of."""
+    return " ".join(
+        word["word"] if word["confidence"] >= UNSURE else f"[{word['word']}]" for word in line["words"]
+    )
+
+
+def draw(lines: Sequence[dict[str, Any]], picture: Path, columns: int = 2) -> None:
+    """A sheet of the lines, the text read below each, greener the surer the model is of the whole line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from PIL import Image
+
+    rows = math.ceil(len(lines) / columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(8 * columns, 0.9 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, line in zip(axes.flat, lines, strict=False):
+        with Image.open(line["file"]) as image:
+            axis.imshow(image.convert("L"), cmap="gray", vmin=0, vmax=255, aspect="equal")
+        text = f"{line['score']:.0%}   {marked_text(line)}"
+        color = pyplot.get_cmap("RdYlGn")(line["score"] ** 2)[:3]
+        below = {"xy": (0, 0), "xycoords": "axes fraction", "xytext": (0, -3), "textcoords": "offset points"}
+        axis.annotate(text, va="top", color=[0.7 * part for part in color], parse_math=False, fontsize=10, **below)
+    figure.savefig(picture, dpi=100)
+    pyplot.close(figure)
+
+
+def reload(model: str, lines: Sequence[dict[str, Any]]) -> int:
+    """0 if `AutoModel` and the pipeline read every line as it stands in the file, 1 if not."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModel, AutoProcessor, pipeline
+
+    import hf_vlm  # noqa: F401  registers our classes
+
+    files = [line["file"] for line in lines]
+    reader = AutoModel.from_pretrained(model, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(model)
+    pictures = [Image.open(file) for file in files]
+    by_class = reader.recognize(**processor(images=pictures), tokenizer=processor.tokenizer)
+    by_pipeline = pipeline("text-recognition", model=model, device="cpu")(files, batch_size=8)
+    texts = {
+        "AutoModel": [result.text for result in by_class],
+        'pipeline("text-recognition")': [result["generated_text"] for (result,) in by_pipeline],
+    }
+    failed = False
+    for name, read in texts.items():
+        same = sum(text == line["text"] for text, line in zip(read, lines, strict=True))
+        print(f"{name}: {same} of {len(lines)} lines read the same")
+        failed |= same < len(lines)
+    return int(failed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    showing = commands.add_parser("show")
+    showing.add_argument("read", type=Path)
+    showing.add_argument("picture", type=Path)
+    reloading = commands.add_parser("reload")
+    reloading.add_argument("model")
+    reloading.add_argument("read", type=Path)
+    options = parser.parse_args()
+    lines = [json.loads(line) for line in options.read.read_text(encoding="utf-8").splitlines()]
+    if options.command == "reload":
+        return reload(options.model, lines)
+    show(lines, options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
