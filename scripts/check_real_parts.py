@@ -116,7 +116,9 @@ def check_saved_report(findings: Findings, out: Path, assembled: WeightReport) -
         weights = {key.removeprefix(prefix): tensor for key, tensor in file.items() if key.startswith(prefix)}
         rest -= {prefix + key for key in weights}
         same = hash_weights(weights) == part.sha256
-        findings.add(same, f"hash of the saved {part.name} {'is' if same else 'is not'} the report's {part.sha256[:12]}")
+        findings.add(
+            same, f"hash of the saved {part.name} {'is' if same else 'is not'} the report's {part.sha256[:12]}"
+        )
         before = assembled[part.name]
         findings.add(part.sha256 != before.sha256, f"{part.name} was {before.sha256[:12]} before training")
         kept = (part.copied, part.new, part.tied, part.folded, part.dropped, part.source) == (
@@ -143,7 +145,10 @@ def check_reloading(findings: Findings, out: Path, resaved: Path, recipe: TrOCRR
             with torch.inference_mode():
                 auto += processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
         equal = [text.strip() for text in auto] == piped
-        findings.add(equal, f"AutoModel and pipeline read {'the same' if equal else 'different texts'} in {len(piped)} {name} lines")
+        findings.add(
+            equal,
+            f"AutoModel and pipeline read {'the same' if equal else 'different texts'} in {len(piped)} {name} lines",
+        )
         rates.append(character_error_rate(lines.texts, piped, case_sensitive=not of_set.ignore_case))
     measured = sum(rates) / len(rates)
     state = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))

@@ -25,9 +25,9 @@ LARGEST_FILE = 16e6  # bytes
 
 CARD = """# {name}
 
-A small line reader: one picture of one line of text in, the text out, with a confidence for every word. {parameters:.1f}M parameters,
-trained from scratch on a laptop-sized CPU budget. It is the default of `hf-vlm read` and is meant as a starting point for fine-tuning
-on your own lines; see the figures before you rely on it.
+A small line reader: one picture of one line of text in, the text out, with a confidence for every word. {parameters:.1f}M
+parameters, trained from scratch on a laptop-sized CPU budget. It is the default of `hf-vlm read` and is meant as a starting point
+for fine-tuning on your own lines; see the figures before you rely on it.
 
 ## Use
 
@@ -55,12 +55,11 @@ Made by `python scripts/compare_ocr.py DATA --model model_cards/{name} --json FI
 
 ## How it was made
 
-`hf-vlm train trocr-mini-lines data.folder=DATA` with the recipe in this package: {steps:,} steps of {batch} lines, three quarters of
-them rendered while training. {cost}
+By `hf_vlm/training/recipes/trocr-mini-lines.yaml`, three quarters of the lines rendered while training. {cost}
 
 | data | lines | licence |
 |---|---|---|
-| rendered lines (Debian's font packages; sentences of manual pages and `fortunes`, and the training transcripts below) | on the fly | - |
+| rendered lines: Debian's font packages; manual pages, `fortunes`, and the training transcripts below | on the fly | - |
 | 19th-century print: GT-commentaries-OCR (Romanello et al., HIP '21) | 1,196 | CC BY 4.0 |
 | typescripts: ehri-dataset (EHRI project), tapuscorpus (HTR-United) | 2,200 | CC BY 4.0 |
 | French handwriting: CREMMA-AN-TestamentsDePoilus (HTR-United) | 1,100 | CC BY 4.0 |
@@ -86,11 +85,15 @@ def main() -> None:
     shutil.copy(CHECKOUT / "LICENSE", arguments.out / "LICENSE")
     weights = arguments.out / "model.safetensors"
     if weights.stat().st_size >= LARGEST_FILE:
-        raise SystemExit(f"The weights must be below {LARGEST_FILE:.0f} bytes, got {weights.stat().st_size}. Train a smaller model.")
+        raise SystemExit(
+            f"The weights must be below {LARGEST_FILE:.0f} bytes, got {weights.stat().st_size}. Train a smaller model."
+        )
 
     recipe = yaml.safe_load((arguments.run / "recipe.yaml").read_text(encoding="utf-8"))
     state = json.loads((arguments.run / "trainer_state.json").read_text(encoding="utf-8"))
-    figures = "Not measured yet." if arguments.figures is None else table(json.loads(arguments.figures.read_text("utf-8")))
+    figures = (
+        "Not measured yet." if arguments.figures is None else table(json.loads(arguments.figures.read_text("utf-8")))
+    )
     size = processor.image_processor.size
     text = CARD.format(
         name=arguments.out.name,

@@ -41,6 +41,46 @@ def token_cross_entropy(
     return total / num_items_in_batch
 
 
+def ctc_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    blank_token_id: int,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Nats to write `labels` in order somewhere along a sequence, one token or a blank a place, as one number.
+
+    Args:
+        logits: float (batch, places, vocabulary); computed in fp32 whatever their dtype.
+        labels: int64 (batch, tokens); `IGNORE_INDEX` is left out.
+        mask: bool (batch, places), True for real places, which come first; None where all are.
+        blank_token_id: the token that stands for "nothing here"; never a label.
+        num_items_in_batch: what the sum is divided by, as in `token_cross_entropy`; by default the number of labels.
+
+    Returns: a float32 scalar; a row with more labels than places have room for counts 0.
+
+    Source: Graves et al. 2006, eq. 3 to 8, https://www.cs.toronto.edu/~graves/icml_2006.pdf
+    """
+    carries = labels.ne(IGNORE_INDEX)
+    log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)  # (places, batch, vocabulary)
+    lengths = torch.full_like(labels[:, 0], logits.shape[1]) if mask is None else mask.sum(dim=1)
+    total = F.ctc_loss(
+        log_probs,
+        labels[carries],
+        lengths,
+        carries.sum(dim=1),
+        blank=blank_token_id,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    if num_items_in_batch is None:
+        num_items_in_batch = carries.sum().clamp(min=1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
 def shift_right(labels: torch.Tensor, *, start_token_id: int, pad_token_id: int) -> torch.Tensor:
     """What a decoder reads to predict `labels`: the start token, then all labels but the last.
 

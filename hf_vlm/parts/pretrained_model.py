@@ -1,6 +1,7 @@
 """The thin base class between `PreTrainedModel` and our models: our own names in files, foreign layouts on loading."""
 
 import os
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -47,7 +48,7 @@ class HubModel(PreTrainedModel):
         config: PreTrainedConfig | str | os.PathLike | None = None,
         image_size: int | tuple[int, int] | None = None,
         **kwargs: object,
-    ) -> "HubModel":
+    ) -> Any:
         """Load a folder or Hub repository: ours, or one of a home implementation that this class knows.
 
         Args:

@@ -80,13 +80,13 @@ def describe_vision_model(config: PreTrainedConfig, image_size: tuple[int, int] 
         ValueError: if the model gives no tokens (a pooled vector only), or none that form a grid.
     """
     size = image_size or configured_image_size(config)
-    return _described(config.to_json_string(use_diff=False), type(config), size)
+    return _described(config.to_json_string(use_diff=False), type(config), size)  # type: ignore[arg-type]
 
 
 def show_every_patch(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, told to hide no patch: ViT-MAE leaves most of them out, as its pre-training wants."""
     if getattr(config, "mask_ratio", 0):
-        config.mask_ratio = 0.0  # type: ignore[attr-defined]
+        config.mask_ratio = 0.0
     return config
 
 
@@ -219,7 +219,7 @@ def vision_features(
         return VisionFeatures(tokens, None)
     if takes_mask:
         return VisionFeatures(tokens, model.patch_mask(pixel_mask))  # type: ignore[operator]
-    config: PreTrainedConfig = model.config  # type: ignore[assignment]
+    config: PreTrainedConfig = model.config
     layout = describe_vision_model(config, (pixel_values.shape[-2], pixel_values.shape[-1]))
     patches = F.adaptive_max_pool2d(pixel_mask[:, None].float(), layout.grid).flatten(1) > 0  # (batch, rows * columns)
     prefix = patches.new_ones(len(patches), layout.num_prefix_tokens)

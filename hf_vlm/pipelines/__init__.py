@@ -1,0 +1,1 @@
+"""Inference: one file per task of transformers' `pipeline`, and the reading of picture files."""

@@ -1,9 +1,9 @@
 """Pictures in, text out, for models that need nothing but the picture: the way of every pipeline here.
 
-    path, URL, bytes or PIL picture -> `preprocess` opens it, upright, in RGB
-      -> `_forward` prepares the pictures of a batch together, so the processor pads lines of different widths as in
-         training, and generates token ids (batch, texts a picture, tokens)
-      -> `postprocess` decodes the texts of one picture
+path, URL, bytes or PIL picture -> `preprocess` opens it, upright, in RGB
+  -> `_forward` prepares the pictures of a batch together, so the processor pads lines of different widths as in
+     training, and generates token ids (batch, texts a picture, tokens)
+  -> `postprocess` decodes the texts of one picture
 """
 
 import difflib
@@ -87,7 +87,11 @@ class ImageToTextPipeline(Pipeline):
         self, generate_kwargs: dict[str, Any] | None = None, **settings: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         settings = {**(generate_kwargs or {}), **settings}
-        known = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters, *self.call_settings}
+        known = {
+            *vars(GenerationConfig()),
+            *inspect.signature(GenerationMixin.generate).parameters,
+            *self.call_settings,
+        }
         for name in sorted(settings.keys() - known):
             near = difflib.get_close_matches(name, known, n=1)
             advice = f"Did you mean `{near[0]}`?" if near else "See `transformers.GenerationConfig`."

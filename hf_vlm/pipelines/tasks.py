@@ -4,8 +4,13 @@ import functools
 from typing import Any
 
 import transformers.pipelines
-from transformers import AutoModelForImageTextToText, ImageTextToTextPipeline, Pipeline, PreTrainedModel
-from transformers import VisionEncoderDecoderModel
+from transformers import (
+    AutoModelForImageTextToText,
+    ImageTextToTextPipeline,
+    Pipeline,
+    PreTrainedModel,
+    VisionEncoderDecoderModel,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
@@ -77,7 +82,7 @@ class _RestoredImageToTextPipeline:
     _load_feature_extractor = False
     _load_video_processor = False
 
-    def __new__(cls, model: PreTrainedModel, task: str, **settings: Any) -> Pipeline:  # type: ignore[misc]
+    def __new__(cls, model: PreTrainedModel, task: str, **settings: Any) -> Pipeline:
         picture_suffices = model.main_input_name == "pixel_values"
         if isinstance(model, HubModel | VisionEncoderDecoderModel) and picture_suffices:
             return ImageToTextPipeline(model=model, task=task, **settings)

@@ -52,9 +52,7 @@ class TextRecognitionPipeline(ImageToTextPipeline):
         )
         return {"recognized": recognized}
 
-    def postprocess(
-        self, model_outputs: dict[str, Any], abstain_below: float | None = None
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any], abstain_below: float | None = None) -> list[dict[str, Any]]:
         """The result of one picture."""
         recognized = model_outputs["recognized"]
         if isinstance(recognized, list):  # as `_forward` gave it; out of a batch it comes alone

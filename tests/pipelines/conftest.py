@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
-
 from transformers import (
     TrOCRConfig,
     TrOCRForCausalLM,

@@ -25,7 +25,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 import hf_vlm
 
-FINDINGS = '''
+FINDINGS = """
 import json, sys
 import transformers
 from transformers import pipeline  # before hf_vlm: what is imported already must see the change too
@@ -80,7 +80,7 @@ found["summarization"] = error_of("summarization")
 found["text-recognition"] = kind(pipeline("text-recognition", model=reader))
 found["image-text-to-text"] = kind(pipeline("image-text-to-text", model=llava))
 print(json.dumps(found))
-'''
+"""
 
 
 @pytest.fixture(scope="module")

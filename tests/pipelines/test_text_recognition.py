@@ -200,7 +200,9 @@ def test_damaged_picture_that_was_opened_before_is_named(reader, damaged_picture
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_pictures_of_every_mode_are_read(reader, line_pictures, mode):
     grey = line_pictures[2]
-    picture = grey.convert(mode) if mode != "I;16" else Image.frombytes(mode, grey.size, grey.convert("I").tobytes()[::2])
+    picture = (
+        grey.convert(mode) if mode != "I;16" else Image.frombytes(mode, grey.size, grey.convert("I").tobytes()[::2])
+    )
     (result,) = reader(picture)
     assert 0 < result["score"] <= 1
 
@@ -256,7 +258,9 @@ def test_misspelt_setting_is_refused_with_the_nearest(reader, reader_folder, lin
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_folder_runs_in_float32_on_a_cpu_unless_asked(reader_folder, reader, line_pictures, tmp_path, dtype):
+def test_half_precision_folder_runs_in_float32_on_a_cpu_unless_asked(
+    reader_folder, reader, line_pictures, tmp_path, dtype
+):
     reader.processor.save_pretrained(tmp_path)
     TrOCREncoderDecoderForConditionalGeneration.from_pretrained(reader_folder).to(dtype).save_pretrained(tmp_path)
     assert pipeline("text-recognition", model=str(tmp_path), device="cpu").dtype == torch.float32

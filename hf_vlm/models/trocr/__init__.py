@@ -1,0 +1,1 @@
+"""TrOCR: a vision encoder and a text decoder joined by cross-attention."""

@@ -76,6 +76,11 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
         vision_hidden_size: width of the encoder's tokens; None asks the encoder once, when the config is first made.
         label_smoothing: share of the target spread over the vocabulary, in [0, 1); 0 is the paper's setting. Not to be
             combined with the Trainer's `label_smoothing_factor`.
+        ctc_loss_weight: how much a second, training-only loss weighs, for which the encoder's tokens must spell the text by
+            themselves (connectionist temporal classification); 0 is the paper's setting. Trained from scratch on little data,
+            a reader learns its letters and where to look far sooner with it. Wants one row of picture tokens in reading
+            order, more of them than a text has tokens. Source: Watanabe et al. 2017, eq. 10,
+            https://doi.org/10.1109/JSTSP.2017.2763455 (theirs is a weighted mean, ours a sum)
         decoder_start_token_id: first token that the decoder reads.
 
     Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
@@ -93,6 +98,7 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
     vision_hidden_size: int | None = None
     label_smoothing: float | int = 0.0
     is_encoder_decoder: bool = True
+    ctc_loss_weight: float | int = 0.0
     decoder_start_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -105,7 +111,10 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         text = self.text_config
         # BART's config gives the encoder's numbers under these names; here they tell a cache of the decoder its shape.
-        for name, of_decoder in (("num_hidden_layers", "decoder_layers"), ("num_attention_heads", "decoder_attention_heads")):
+        for name, of_decoder in (
+            ("num_hidden_layers", "decoder_layers"),
+            ("num_attention_heads", "decoder_attention_heads"),
+        ):
             if hasattr(text, of_decoder):
                 setattr(text, name, getattr(text, of_decoder))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

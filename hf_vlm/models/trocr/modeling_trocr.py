@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
-from ...blocks.token_loss import shift_right, token_cross_entropy
+from ...blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
 from ...parts.pretrained_model import HubModel
 from ...parts.vision_features import describe_vision_model, show_every_patch, vision_features
 from .assembly import TrOCRParts, load_parts
@@ -70,7 +70,7 @@ class TrOCREncoderDecoderVisionEncoder(TrOCREncoderDecoderPreTrainedModel):
         self.vision_model = AutoModel.from_config(show_every_patch(config.vision_config))
         wanted = cross_attention_size(config)
         fits = wanted == config.vision_hidden_size
-        self.projection = nn.Identity() if fits else nn.Linear(config.vision_hidden_size, wanted)
+        self.projection = nn.Identity() if fits else nn.Linear(config.vision_hidden_size or wanted, wanted)
         self.post_init()
 
     def forward(
@@ -115,6 +115,8 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         super().__init__(config)
         self.encoder = TrOCREncoderDecoderVisionEncoder(config)
         self.decoder = AutoModelForCausalLM.from_config(config.text_config)
+        if config.ctc_loss_weight:
+            self.ctc_head = nn.Linear(cross_attention_size(config), self.decoder.config.vocab_size)
         self._can_compile_fullgraph = self.decoder._can_compile_fullgraph
         if self.generation_config.max_new_tokens is None and self.generation_config.max_length is None:
             positions = getattr(config.text_config, "max_position_embeddings", None)
@@ -168,7 +170,11 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         super().save_pretrained(save_directory, *args, **kwargs)
         report = getattr(self, "weight_report", None)
         if report is not None:
-            modules = {"vision": self.encoder.vision_model, "projector": self.encoder.projection, "decoder": self.decoder}
+            modules = {
+                "vision": self.encoder.vision_model,
+                "projector": self.encoder.projection,
+                "decoder": self.decoder,
+            }
             report.rehash({part.name: modules[part.name] for part in report.parts})
             report.save(save_directory)
 
@@ -176,7 +182,8 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The picture encoder; with `modality="image"` the vision model alone, `"text"` the decoder."""
-        return {"image": self.encoder.vision_model, "text": self.decoder}.get(modality, self.encoder)
+        parts = {None: self.encoder, "image": self.encoder.vision_model, "text": self.decoder}
+        return parts[modality]
 
     def get_decoder(self) -> nn.Module:
         """The text decoder."""
@@ -298,6 +305,9 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
                 num_items_in_batch=num_items_in_batch,
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
+            if self.training and self.config.ctc_loss_weight:
+                spelled = self._ctc_loss(encoder_outputs, labels, num_items_in_batch)
+                loss = loss + self.config.ctc_loss_weight * spelled
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
@@ -306,6 +316,20 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+        )
+
+    def _ctc_loss(
+        self, encoder_outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """How well the picture tokens alone spell the labels, end token apart; the padding token stands for blank."""
+        end = self.config.eos_token_id
+        end_ids = torch.tensor(end if isinstance(end, list) else [end], device=labels.device)
+        return ctc_loss(
+            self.ctc_head(encoder_outputs.last_hidden_state),
+            labels.masked_fill(torch.isin(labels, end_ids), IGNORE_INDEX),
+            getattr(encoder_outputs, "attention_mask", None),
+            blank_token_id=self.config.pad_token_id or 0,
+            num_items_in_batch=num_items_in_batch,
         )
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class TrOCREncoderDecoderTextLayer(GradientCheckpointingLayer):
             hidden_states = self._residual(hidden_states, cross_attention, self.cross_attention_norm)
         return self._residual(hidden_states, self.mlp, self.mlp_norm)
 
-    def _residual(self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor], norm: nn.LayerNorm) -> torch.Tensor:
+    def _residual(
+        self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor], norm: nn.LayerNorm
+    ) -> torch.Tensor:
         """`x + f(norm(x))` (pre-norm) or `norm(x + f(x))` (post-norm)."""
         if self.norm_first:
             return hidden_states + self.dropout(sublayer(norm(hidden_states)))

@@ -14,15 +14,14 @@ from transformers import (
     BertConfig,
     DeiTConfig,
     GPT2Config,
-)
-from transformers import (
     PreTrainedConfig,
     SwinConfig,
     TrOCRConfig,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
+    ViTConfig,
+    ViTModel,
 )
-from transformers import ViTConfig, ViTModel
 
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.text_decoder import TrOCREncoderDecoderForCausalLM
