@@ -41,9 +41,8 @@ def draw(lines: Sequence[dict[str, Any]], picture: Path, columns: int = 2) -> No
     from PIL import Image
 
     rows = math.ceil(len(lines) / columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(8 * columns, 0.9 * rows), squeeze=False, layout="constrained"
-    )
+    figure, axes = pyplot.subplots(rows, columns, figsize=(8 * columns, 0.9 * rows), squeeze=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.4 / rows, top=1 - 0.05 / rows, wspace=0.02, hspace=0.6)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, line in zip(axes.flat, lines, strict=False):

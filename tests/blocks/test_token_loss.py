@@ -1,11 +1,12 @@
 """Oracles: the definition of cross-entropy written out, and literal token lists."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from hf_vlm.blocks.token_loss import IGNORE_INDEX, shift_right, token_cross_entropy
+from hf_vlm.blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
 
 
 @pytest.fixture
@@ -64,3 +65,32 @@ def test_shift_right_puts_the_start_token_in_front_and_drops_the_last():
 
 def test_shift_right_of_no_tokens_gives_none():
     assert shift_right(torch.zeros(2, 0, dtype=torch.long), start_token_id=1, pad_token_id=0).shape == (2, 0)
+
+
+def collapsed(path: tuple[int, ...]) -> list[int]:
+    """What a path of tokens and blanks (0) spells: repeats made one, then blanks left out."""
+    return [token for token, _ in itertools.groupby(path) if token != 0]
+
+
+def test_ctc_loss_sums_over_all_paths_that_spell_the_label():
+    logits = torch.randn(2, 4, 3) * 2
+    labels = torch.tensor([[1, 1], [2, IGNORE_INDEX]])
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    expected = 0.0
+    for row, places, spelled in ((0, 4, [1, 1]), (1, 3, [2])):
+        probabilities = logits[row].double().softmax(dim=-1)
+        paths = [path for path in itertools.product(range(3), repeat=places) if collapsed(path) == spelled]
+        total = sum(math.prod(float(probabilities[at, token]) for at, token in enumerate(path)) for path in paths)
+        expected -= math.log(total)
+    assert ctc_loss(logits, labels, mask, blank_token_id=0).item() == pytest.approx(expected / 3, rel=1e-5)
+    assert ctc_loss(logits, labels, mask, blank_token_id=0, num_items_in_batch=7).item() == pytest.approx(
+        expected / 7, rel=1e-5
+    )
+
+
+def test_ctc_loss_of_a_label_without_room_counts_nothing():
+    logits = torch.randn(1, 2, 3, requires_grad=True)
+    loss = ctc_loss(logits, torch.tensor([[1, 2, 1]]), blank_token_id=0)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None and not logits.grad.any()

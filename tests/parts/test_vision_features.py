@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hub
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedConfig
+from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
 from hf_vlm.parts import vision_features as module
@@ -227,20 +229,13 @@ def test_description_is_made_once_and_asking_again_is_fast(monkeypatch):
     assert (time.perf_counter() - start) / 10 < 0.01  # seconds; building takes some hundred milliseconds
 
 
-@torch.no_grad()
 def test_describing_leaves_nothing_behind_that_the_real_model_would_read():
     # BEiT's table of relative positions is made in `forward` and kept for the whole process. One made on the meta device
     # has no content, and every later picture would be read through it.
     config = hub.BeitConfig(**TRANSFORMER | {"image_size": 24}, use_relative_position_bias=True)
     with torch.device("meta"):  # as within `from_pretrained`
         describe_vision_model(config)
-    model = build(config)
-    for parameter in model.parameters():
-        parameter.normal_(std=0.3)
-    picture = torch.randn(1, 3, 24, 24)
-    index = model.layers[0].attention.relative_position_bias.generate_relative_position_index((3, 3))
-    assert index.device.type == "cpu"
-    assert torch.equal(model(picture).last_hidden_state, model(picture).last_hidden_state)
+    assert BeitRelativePositionBias.generate_relative_position_index((3, 3)).device.type == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -352,8 +347,6 @@ def test_unused_pooler_may_be_new_and_is_reported(tmp_path):
 
 
 def test_encoder_that_lacks_weights_is_refused(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     hub.ViTModel(hub.ViTConfig(**TRANSFORMER)).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}

@@ -20,7 +20,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +30,7 @@ from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_co
 from ...parts.vision_features import describe_vision_model, load_vision_model
 from ...parts.weight_report import WeightReport, describe_part
 from .configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
+from .processing_trocr import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _tokenizer_beside(text: str | os.PathLike | PreTrainedModel) -> PreTrainedTo
     if isinstance(text, PreTrainedModel):
         return None
     try:
-        return AutoTokenizer.from_pretrained(text)
+        return load_tokenizer(text)
     except (OSError, ValueError):
         return None
 

@@ -45,14 +45,14 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
             settings: `max_label_length`.
 
         Raises:
-            ValueError: if the tokenizer has no token to end a text with, or none to pad with.
+            ValueError: if there is no tokenizer, or it has no token to end a text with.
         """
         image_processor = (
             show_whole_lines(AutoImageProcessor.from_pretrained(vision))
             if isinstance(vision, str | os.PathLike)
             else vision
         )
-        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str | os.PathLike) else text
+        tokenizer = load_tokenizer(text) if isinstance(text, str | os.PathLike) else text
         processor = cls(image_processor, tokenizer, **settings)
         if processor.end_token_id is None:
             raise ValueError(
@@ -147,6 +147,21 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """What a model takes."""
         return [*self.image_processor.model_input_names, "labels"]
+
+
+def load_tokenizer(name_or_folder: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub name or folder.
+
+    Raises:
+        ValueError: if there is none. transformers makes one of special tokens alone then, with ids of its own.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+    if len(tokenizer) == len(set(tokenizer.all_special_ids)):
+        raise ValueError(
+            f"{name_or_folder} must hold a tokenizer's files, got none with a vocabulary. Copy them beside the weights, or "
+            "pass the tokenizer itself."
+        )
+    return tokenizer
 
 
 def show_whole_lines(image_processor: Any) -> Any:

@@ -494,3 +494,28 @@ def test_kernels_without_a_bias_are_refused_where_a_part_needs_one():
         TrOCREncoderDecoderForConditionalGeneration._from_config(
             tiny_config(biased), attn_implementation="flex_attention"
         )
+
+
+def test_ctc_loss_is_added_in_training_only_and_spells_without_the_end_token():
+    model = tiny_reader(ctc_loss_weight=0.5, text={"dropout": 0.0})
+    batch = plain_batch()
+    with torch.no_grad():
+        plain = model(**batch).loss
+        trained = model.train()(**batch).loss
+        tokens = model.encoder(batch["pixel_values"], batch.get("pixel_mask")).last_hidden_state
+        log_probs = model.ctc_head(tokens).log_softmax(dim=-1)
+    total, count = 0.0, 0
+    for row, label in zip(log_probs, batch["labels"].tolist(), strict=True):
+        spelled = [token for token in label if token not in (-100, END)]
+        count += len(spelled)
+        total += torch.nn.functional.ctc_loss(
+            row, torch.tensor(spelled), torch.tensor(len(row)), torch.tensor(len(spelled)), blank=PAD, reduction="sum"
+        ).item()
+    assert trained.item() == pytest.approx(plain.item() + 0.5 * total / count, rel=1e-4)
+
+
+class TestCtcReader(ReaderContract):
+    """The encoder's tokens spell the text too, while training."""
+
+    def config(self):
+        return tiny_config(ctc_loss_weight=1.0)
