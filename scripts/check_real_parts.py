@@ -32,7 +32,7 @@ VISION_PARTS = ("efficientnet-lite0", "dinov2-small")
 TEXT_PART = "minilm"
 BATCH_SIZE = 8
 LEAST_FALL = 0.5  # nats a token, between the first and the last quarter of the run
-PREFIXES = {"vision": "encoder.vision_model.", "projector": "encoder.projection.", "decoder": "decoder."}
+PREFIXES = {"vision": "encoder.vision_model.", "projector": "encoder.projection.", "decoder": "decoder."}  # in the file
 
 
 class Findings:

@@ -35,7 +35,7 @@ def read_config(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[st
         FileNotFoundError: if there is no `config.json`, or the Hub can't be asked and its cache lacks the file.
         ValueError: if the file is not a JSON object.
     """
-    path = _find(name_or_folder, "config.json", **hub_kwargs)
+    path = find_file(name_or_folder, "config.json", **hub_kwargs)
     if path is None:
         raise FileNotFoundError(
             f"`config.json` wanted in `{name_or_folder}`, got {_contents(name_or_folder)}. "
@@ -59,7 +59,7 @@ def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[s
         ValueError: if a file is damaged, lacks a tensor that the index promises, or pickles more than tensors.
     """
     for file_name in WEIGHT_FILES:
-        path = _find(name_or_folder, file_name, **hub_kwargs)
+        path = find_file(name_or_folder, file_name, **hub_kwargs)
         if path is None:
             continue
         if file_name.endswith(".index.json"):
@@ -81,7 +81,7 @@ def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwar
         names_by_shard.setdefault(shard, []).append(name)
 
     # All shards are looked for before the first is read: a missing one is told at once.
-    paths = {shard: _find(name_or_folder, shard, **hub_kwargs) for shard in names_by_shard}
+    paths = {shard: find_file(name_or_folder, shard, **hub_kwargs) for shard in names_by_shard}
     missing = [shard for shard, path in paths.items() if path is None]
     if missing:
         raise FileNotFoundError(
@@ -127,7 +127,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _find(name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any) -> Path | None:
+def find_file(name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any) -> Path | None:
     """Give back the path of a checkpoint's file, None where the checkpoint lacks it."""
     try:
         path = cached_file(

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from .checkpoint_files import read_config, read_weights
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class HubModel(PreTrainedModel):
@@ -63,7 +63,7 @@ class HubModel(PreTrainedModel):
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
-        hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         stored = read_config(pretrained_model_name_or_path, **hub_arguments)
         stored_type = stored.get("model_type")
 
@@ -77,7 +77,7 @@ class HubModel(PreTrainedModel):
                 )
             config.name_or_path = str(pretrained_model_name_or_path)
             weights = cls.foreign_weights(config, read_weights(pretrained_model_name_or_path, **hub_arguments))
-            loading = {name: value for name, value in kwargs.items() if name not in _HUB_ARGUMENTS}
+            loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
             with_info = loading.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading

@@ -245,9 +245,12 @@ def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[Pre
     config = AutoConfig.from_pretrained(vision)
     tower_config = getattr(config, "vision_config", None)
     if isinstance(tower_config, PreTrainedConfig) and type(tower_config) in MODEL_MAPPING:
-        model, info = AutoModel.from_pretrained(vision, config=tower_config, output_loading_info=True, **kwargs)
-        if not _needed(info["missing_keys"]):
-            return _checked(vision, model, info)
+        try:
+            model, info = AutoModel.from_pretrained(vision, config=tower_config, output_loading_info=True, **kwargs)
+            if not _needed(info["missing_keys"]):
+                return _checked(vision, model, info)
+        except ValueError:
+            pass  # our own models read folders of their own only: this one is taken out of the whole
     if type(config) not in MODEL_MAPPING:
         raise ValueError(
             f"`vision` must be a model that `AutoModel` loads, got `{config.model_type}` in {vision}. Give the folder of "

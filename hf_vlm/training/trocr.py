@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
@@ -25,7 +25,7 @@ from hf_vlm.data.ocr_lines import LineRenderer
 from hf_vlm.models.trocr.assembly import load_parts
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, load_tokenizer
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.checkpoints import last_complete_checkpoint
@@ -200,7 +200,7 @@ def _build_from_configs(
             else build_character_tokenizer(texts, alphabet=LATIN_ALPHABET)
         )
     else:
-        tokenizer = AutoTokenizer.from_pretrained(section.tokenizer)
+        tokenizer = load_tokenizer(section.tokenizer)
     height, width = configured_image_size(vision_config)
     image_processor = VisionTransformerImageProcessor(
         **{

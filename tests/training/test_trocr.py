@@ -14,6 +14,7 @@ from transformers import AutoModel, BertConfig, BertModel, TrainerCallback, ViTC
 
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import read_lines
+from hf_vlm.parts.weight_report import WeightReport, describe_part
 from hf_vlm.training.trocr import build_trainer, train
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
 
@@ -185,9 +186,14 @@ def test_pretrained_parts_are_joined_trained_and_reloaded(recipe_sections, tmp_p
     recipe_sections["model"]["settings"] = {"label_smoothing": 0.1, "num_decoder_layers": 1}
     trainer = train(recipe_of(recipe_sections))
     assert trainer.model.config.label_smoothing == 0.1
-    assert (tmp_path / "out" / "weight_report.json").is_file()
     reloaded = AutoModel.from_pretrained(tmp_path / "out")
     assert all(torch.equal(weight, reloaded.state_dict()[name]) for name, weight in trainer.model.state_dict().items())
+
+    report = WeightReport.load(tmp_path / "out")
+    assert report["decoder"].sha256 == describe_part("decoder", reloaded.decoder).sha256
+    assert report["vision"].source == "vision" and len(report["vision"].copied) == len(trainer.model.encoder.state_dict())
+    reloaded.save_pretrained(tmp_path / "again")
+    assert WeightReport.load(tmp_path / "again") == report
 
 
 def test_misspelt_model_setting_is_refused(recipe_sections):

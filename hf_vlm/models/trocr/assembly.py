@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -79,6 +81,8 @@ class TrOCRParts:
         if not isinstance(encoder.projection, nn.Identity):
             parts.append(describe_part("projector", encoder.projection))
         parts.append(describe_part("decoder", model.decoder, **self.decoder_sources))
+        if hasattr(model, "ctc_head"):
+            parts.append(describe_part("ctc_head", model.ctc_head))
         report = WeightReport(parts)
         logger.info("Assembled a TrOCR reader:\n%s", report.table())
         return report
@@ -211,21 +215,35 @@ def _kept_decoder(
     text: str | os.PathLike | PreTrainedModel, text_config: PreTrainedConfig
 ) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
     """Weights of a decoder that is kept as it is, without those that the checkpoint doesn't have."""
-    name_or_path, state_dict = (None, text.state_dict()) if isinstance(text, PreTrainedModel) else (text, None)
-    decoder, info = AutoModelForCausalLM.from_pretrained(
-        name_or_path, config=text_config, state_dict=state_dict, output_loading_info=True, dtype=torch.float32
-    )
+    causal_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)]
+    settings: dict[str, Any] = {"config": text_config, "output_loading_info": True, "dtype": torch.float32}
+    if isinstance(text, PreTrainedModel):
+        decoder, info = causal_class.from_pretrained(None, state_dict=text.state_dict(), **settings)
+    else:
+        decoder, info = causal_class.from_pretrained(text, **settings)
+        if _needed(info["missing_keys"]) and getattr(AutoConfig.from_pretrained(text), "is_encoder_decoder", False):
+            # A whole BART has its words in one table of both halves, which the decoder alone doesn't find.
+            whole = AutoModel.from_pretrained(text, dtype=torch.float32)
+            decoder, info = causal_class.from_pretrained(None, state_dict=whole.state_dict(), **settings)
     missing = set(info["missing_keys"])
-    random = sorted(name for name in missing if "cross" not in name.lower() and "encoder_attn" not in name)
-    head = {name for name in random if name.startswith(("cls.", "lm_head."))}
-    if set(random) - head:
+    if needed := _needed(missing):
         raise ValueError(
             f"Every weight of the text model but cross-attention must come from {_name(text)}, got none for "
-            f"`{sorted(set(random) - head)[0]}`. Check that the folder holds a complete checkpoint."
+            f"`{needed[0]}`. Check that the folder holds a complete checkpoint."
         )
     weights = {name: tensor for name, tensor in decoder.state_dict().items() if name not in missing}
     dropped = dict.fromkeys(sorted(info["unexpected_keys"]), "the decoder alone does not have it")
     return weights, {"dropped": dropped}
+
+
+def _needed(missing: set[str]) -> list[str]:
+    """Tensors that may not be new: all but cross-attention and the output layer."""
+    new = ("cross", "encoder_attn")
+    return sorted(
+        name
+        for name in missing
+        if not any(word in name.lower() for word in new) and not name.startswith(("cls.", "lm_head."))
+    )
 
 
 def _tokenizer_beside(text: str | os.PathLike | PreTrainedModel) -> PreTrainedTokenizerBase | None:

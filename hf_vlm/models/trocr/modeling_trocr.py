@@ -25,8 +25,10 @@ from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
-from ...parts.pretrained_model import HubModel
+from ...parts.checkpoint_files import find_file
+from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
 from ...parts.vision_features import describe_vision_model, show_every_patch, vision_features
+from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import TrOCRParts, load_parts
 from .configuration_trocr import TrOCREncoderDecoderConfig
 from .recognition import RecognizedText, recognize
@@ -138,6 +140,18 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         return weights_from_vision_encoder_decoder(weights, config)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """As `HubModel.from_pretrained`; a folder's report of where its weights came from stays with the model."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            report = find_file(pretrained_model_name_or_path, REPORT_FILE, **where)
+            if report is not None:
+                model = loaded[0] if isinstance(loaded, tuple) else loaded
+                model.weight_report = WeightReport.load(report.parent)
+        return loaded
+
+    @classmethod
     def from_pretrained_parts(
         cls, vision: str | PreTrainedModel, text: str | PreTrainedModel, **settings: Any
     ) -> "TrOCREncoderDecoderForConditionalGeneration":
@@ -170,11 +184,13 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         super().save_pretrained(save_directory, *args, **kwargs)
         report = getattr(self, "weight_report", None)
         if report is not None:
-            modules = {
+            modules: dict[str, Any] = {
                 "vision": self.encoder.vision_model,
                 "projector": self.encoder.projection,
                 "decoder": self.decoder,
+                "ctc_head": getattr(self, "ctc_head", None),
             }
+            report.parts = [part for part in report.parts if modules[part.name] is not None]  # a CTC head may be taken off
             report.rehash({part.name: modules[part.name] for part in report.parts})
             report.save(save_directory)
 

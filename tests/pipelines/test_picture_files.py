@@ -1,0 +1,56 @@
+"""Reading files one by one: everything that can be read is, in order, and what can't is told."""
+
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+import hf_vlm.pipelines.picture_files as picture_files
+from hf_vlm.pipelines.picture_files import default_ocr_model, read_files
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"abstain_below": 0.5}])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_files_are_read_as_by_the_pipeline(reader_folder, line_files, settings, batch_size):
+    wanted = pipeline("text-recognition", model=reader_folder)(line_files, **settings)
+    found = list(read_files(line_files, model=reader_folder, batch_size=batch_size, **settings))
+    assert [result.file for result in found] == line_files
+    assert [result.text for result in found] == [entry["generated_text"] for (entry,) in wanted]
+    assert [result.score for result in found] == pytest.approx([entry["score"] for (entry,) in wanted], rel=1e-4)
+    for result, (entry,) in zip(found, wanted, strict=True):
+        assert [word["word"] for word in result.words] == [word["word"] for word in entry["words"]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_bad_file_costs_nothing_but_its_own_text(reader_folder, line_files, damaged_picture, tmp_path, batch_size):
+    empty_folder = tmp_path / "empty"
+    empty_folder.mkdir()
+    given = [damaged_picture, line_files[0], "no_such.png", line_files[1], str(empty_folder), line_files[2]]
+    found = list(read_files(given, model=reader_folder, batch_size=batch_size))
+    assert [result.file for result in found] == given
+    alone = [next(read_files([file], model=reader_folder)).text for file in line_files[:3]]
+    assert [result.text for result in found if result.error is None] == alone
+    errors = {result.file: result.error for result in found if result.error is not None}
+    assert set(errors) == {damaged_picture, "no_such.png", str(empty_folder)}
+    assert all(file in error for file, error in errors.items())
+    assert "error" not in found[0].to_dict()
+
+
+def test_folder_is_read_by_name_and_only_its_pictures(reader_folder, line_files):
+    folder = Path(line_files[0]).parent
+    (folder / "notes.txt").write_text("not a picture, nor named like one")
+    try:
+        found = [result.file for result in read_files([folder], model=reader_folder)]
+    finally:
+        (folder / "notes.txt").unlink()
+    assert found == line_files
+
+
+def test_missing_default_model_says_where_it_was_sought(monkeypatch, tmp_path):
+    monkeypatch.setattr(picture_files, "__file__", str(tmp_path / "hf_vlm" / "pipelines" / "picture_files.py"))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*--model"):
+        default_ocr_model()
+    for place in (tmp_path, tmp_path / "hf_vlm"):  # a checkout, and a wheel, which goes first
+        (place / "model_cards" / "trocr-mini-lines").mkdir(parents=True)
+        (place / "model_cards" / "trocr-mini-lines" / "config.json").write_text("{}")
+        assert default_ocr_model() == place / "model_cards" / "trocr-mini-lines"
