@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 
 import torch
-import yaml
 from compare_ocr import table
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModel, AutoProcessor
@@ -55,7 +54,8 @@ Made by `python scripts/compare_ocr.py DATA --model model_cards/{name} --json FI
 
 ## How it was made
 
-By `hf_vlm/training/recipes/trocr-mini-lines.yaml`, three quarters of the lines rendered while training. {cost}
+With the settings of `hf_vlm/training/recipes/trocr-mini-lines.yaml`, whose header tells the runs that made these weights, three
+quarters of the lines rendered while training. {cost}
 
 | data | lines | licence |
 |---|---|---|
@@ -89,8 +89,6 @@ def main() -> None:
             f"The weights must be below {LARGEST_FILE:.0f} bytes, got {weights.stat().st_size}. Train a smaller model."
         )
 
-    recipe = yaml.safe_load((arguments.run / "recipe.yaml").read_text(encoding="utf-8"))
-    state = json.loads((arguments.run / "trainer_state.json").read_text(encoding="utf-8"))
     figures = (
         "Not measured yet." if arguments.figures is None else table(json.loads(arguments.figures.read_text("utf-8")))
     )
@@ -102,8 +100,6 @@ def main() -> None:
         num_characters=len(processor.tokenizer) - len(processor.tokenizer.all_special_ids),
         height=size["height"],
         width=size["width"],
-        steps=state["global_step"],
-        batch=recipe["training"]["per_device_train_batch_size"],
         cost=arguments.cost,
     )
     data = ModelCardData(

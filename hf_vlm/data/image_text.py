@@ -7,9 +7,12 @@ Layouts, tried in this order in a folder:
     gt_SPLIT.txt           `file<TAB>text` lines, pictures in `image/` or beside (the TrOCR authors' STR, IAM, receipts)
     SPLIT/metadata.*       `file_name,text` as JSON lines or CSV (the Hub's ImageFolder); without a split, metadata.*
     SPLIT*.parquet         `image` and `text` columns, also in `data/` (the Hub's own form); without a split, *.parquet
+A folder written by `datasets`' `save_to_disk` is read as what it says it is. A metadata file beside all pictures serves a
+split by its column `split`, or by file names that begin with the split's folder.
 """
 
 import csv
+import io
 import json
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +25,7 @@ from PIL import Image
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
+_SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 
 
 class TextLines(Sequence[dict[str, Any]]):
@@ -51,11 +55,11 @@ class TextLines(Sequence[dict[str, Any]]):
     def aspect(self, index: int) -> float:
         """Width by height of picture `index`, read from its head only where that suffices."""
         picture = self._picture(index)
-        if isinstance(picture, str | Path):
+        if isinstance(picture, str | Path | bytes):
             try:
-                with Image.open(picture) as head:
+                with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as head:
                     return head.width / head.height
-            except (OSError, Image.DecompressionBombError):
+            except (OSError, SyntaxError, Image.DecompressionBombError):
                 pass  # `_open` says what is wrong
         image = self._open(index)
         return image.width / image.height
@@ -94,15 +98,23 @@ def read_lines(
             f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it."
         )
     files = [path] if path.is_file() else _layout(path, split)
-    wanted = {key: {value} if isinstance(value, str) else set(value) for key, value in (where or {}).items()}
+    wanted = {
+        key: {str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)}
+        for key, value in (where or {}).items()
+    }
     if files[0].suffix == ".parquet":
-        return _read_parquet(files, wanted)
+        return _read_columns(datasets.Dataset.from_parquet([str(file) for file in files]), files, wanted)
+    if files[0].name in _SAVED_BY_DATASETS:
+        return _read_columns(_load_saved(files[0].parent, split), files, wanted)
+    of_all_splits = split if path.is_dir() and files[0].parent == path and files[0].name in _METADATA else None
     pictures, texts, sources = [], [], []
     for source, row in _read_table(files[0]):
-        if not _is_wanted(row, wanted, source):
-            continue
         if not row.get("file_name"):
             raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {sorted(row)}. Name the columns so.")
+        if of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
+            continue
+        if not _is_wanted(row, wanted, source):
+            continue
         picture = _find_picture(files[0].parent, row["file_name"], is_tab_separated=files[0].suffix in (".txt", ".tsv"))
         if picture is None:
             raise FileNotFoundError(
@@ -112,13 +124,21 @@ def read_lines(
         pictures.append(str(picture))
         texts.append(_clean(row.get("text"), source))
         sources.append(source)
+    if not texts and of_all_splits:
+        raise ValueError(
+            f"{files[0]} must say which rows are of the split `{split}`, by a column `split` or by `file_name`s that begin "
+            f"with `{split}/`, got none. Add the column, or put the rows into {path / of_all_splits / files[0].name}."
+        )
     if not texts:
         raise ValueError(f"{files[0]} must hold lines, got none{f' where {where}' if where else ''}. Check the file.")
     return TextLines(pictures, texts, sources)
 
 
 def _layout(folder: Path, split: str | None) -> list[Path]:
-    """The files of one split: one table, or any number of parquet files."""
+    """The files of one split: one table, any number of parquet files, or the mark of `Dataset.save_to_disk`."""
+    saved = [folder / name for name in _SAVED_BY_DATASETS if (folder / name).is_file()]
+    if saved:
+        return saved[:1]
     if split is None:
         tables = sorted(folder.glob("gt_*.txt"))
         places = [folder]
@@ -182,8 +202,21 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield source, {"file_name": name, "text": text}
 
 
-def _read_parquet(files: Sequence[Path], wanted: Mapping[str, set[str]]) -> TextLines:
-    rows = datasets.Dataset.from_parquet([str(file) for file in files])
+def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
+    """One split of what `save_to_disk` wrote."""
+    saved = datasets.load_from_disk(str(folder))
+    if isinstance(saved, datasets.Dataset):
+        return saved
+    if split is None and len(saved) == 1:
+        return next(iter(saved.values()))
+    if split not in saved:
+        raise ValueError(
+            f"`split` must be one of {', '.join(map(str, saved))} in {folder}, got {split}. Name one of them."
+        )
+    return saved[split]
+
+
+def _read_columns(rows: datasets.Dataset, files: Sequence[Path], wanted: Mapping[str, set[str]]) -> TextLines:
     name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/({len(files)} parquet files)"
     for column in ("image", "text", *wanted):
         if column not in rows.column_names:
@@ -191,7 +224,9 @@ def _read_parquet(files: Sequence[Path], wanted: Mapping[str, set[str]]) -> Text
     if isinstance(rows.features["image"], datasets.Image):
         rows = rows.cast_column("image", datasets.Image(decode=False))
     columns = {column: rows[column] for column in {"text", *wanted}}
-    keep = [index for index in range(len(rows)) if all(columns[key][index] in values for key, values in wanted.items())]
+    keep = [
+        index for index in range(len(rows)) if all(str(columns[key][index]) in values for key, values in wanted.items())
+    ]
     if not keep:
         raise ValueError(f"{name} must hold lines, got none where {dict(wanted)}. Check the columns' values.")
     texts = list(columns["text"])
@@ -217,7 +252,7 @@ def _is_wanted(row: Mapping[str, Any], wanted: Mapping[str, set[str]], source: s
     for column, values in wanted.items():
         if column not in row:
             raise ValueError(f"{source}: wanted a column `{column}` to choose by, got {', '.join(row)}. Add it.")
-        if row[column] not in values:
+        if str(row[column]) not in values:
             return False
     return True
 

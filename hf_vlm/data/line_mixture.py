@@ -1,9 +1,10 @@
 """Real and drawn lines mixed by weight, in an order that wastes little padding: item i is a function of (seed, i)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from hf_vlm.data.augmentation import augment_line
 from hf_vlm.data.ocr_lines import LineRenderer
@@ -32,6 +33,7 @@ class LineMixture(Sequence[dict[str, Any]]):
         group_size: items in a group.
         short_first: the first so many items are drawn from ever longer lines, short ones first: a reader learns its
             letters faster from words than from whole lines. 0 for none.
+        prepare: makes a real picture of any mode an 8-bit one before it is augmented.
 
     Raises:
         ValueError: if there is nothing to take from, a weight is negative, or a set is empty.
@@ -47,7 +49,9 @@ class LineMixture(Sequence[dict[str, Any]]):
         length: int,
         group_size: int = 64,
         short_first: int = 0,
+        prepare: Callable[[Image.Image], Image.Image] = lambda image: image,
     ) -> None:
+        self.prepare = prepare
         self.sources = [LineSource(*source) for source in sources if source[1] != 0]
         self.renderer = renderer if renderer_weight != 0 else None
         self.seed, self.group_size, self.short_first = seed, group_size, short_first
@@ -95,7 +99,7 @@ class LineMixture(Sequence[dict[str, Any]]):
             first = min(max((first + last - few) // 2, 0), len(aspects) - few)
             last = first + few
         row = source.rows[int(self._order[number][first + int(rng.random() * (last - first))])]
-        image = augment_line(row["image"], rng) if source.augment else row["image"]
+        image = augment_line(self.prepare(row["image"]), rng) if source.augment else row["image"]
         return {"image": image, "text": row["text"]}
 
     def _pick_source(self, rng: np.random.Generator) -> int:

@@ -34,7 +34,11 @@ def _flatten(image: Image.Image) -> Image.Image:
     """The picture upright, with at most 8 bits a channel and no transparency, in whatever mode that is."""
     if image.width == 0 or image.height == 0:
         raise ValueError(f"A picture must have at least one pixel, got {image.width} x {image.height}. Leave it out.")
-    if image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)
+    except (SyntaxError, ValueError, OSError):  # a damaged block says nothing about the picture beside it
+        orientation = _UPRIGHT
+    if orientation != _UPRIGHT:
         image = ImageOps.exif_transpose(image)
     if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
         return _scale_to_8_bits(image)

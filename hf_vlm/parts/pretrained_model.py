@@ -1,5 +1,6 @@
 """The thin base class between `PreTrainedModel` and our models: our own names in files, foreign layouts on loading."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -68,6 +69,11 @@ class HubModel(PreTrainedModel):
         stored_type = stored.get("model_type")
 
         if stored_type != cls.config_class.model_type:
+            if isinstance(config, cls.config_class):
+                raise ValueError(
+                    f"A `{stored_type}` folder brings its own config, which is translated, got another as `config`. Leave it "
+                    "out, and give the fields to change by name."
+                )
             config = cls.foreign_config(stored)
             if config is None:
                 raise ValueError(
@@ -78,6 +84,8 @@ class HubModel(PreTrainedModel):
             config.name_or_path = str(pretrained_model_name_or_path)
             weights = cls.foreign_weights(config, read_weights(pretrained_model_name_or_path, **hub_arguments))
             loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
+            for field in {field.name for field in dataclasses.fields(config)} & set(loading):
+                setattr(config, field, loading.pop(field))
             with_info = loading.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading

@@ -123,7 +123,7 @@ class GradientCheck(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Checks once, before the first update of this process."""
-        if not self._done and model is not None:
+        if not self._done and model is not None and not args.deepspeed:  # ZeRO keeps gradients to itself
             check_gradients(model)
             self._done = True
 

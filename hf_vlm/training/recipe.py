@@ -177,12 +177,6 @@ class TrOCRRecipe:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
         for key in self.generation:
             refuse_unknown(key, vars(GenerationConfig()), "generation")
-        if self.model.settings.get("label_smoothing") and self.training.get("label_smoothing_factor"):
-            raise ValueError(
-                "Label smoothing is wanted once, got "
-                f"`model.settings.label_smoothing`={self.model.settings['label_smoothing']} and "
-                f"`training.label_smoothing_factor`={self.training['label_smoothing_factor']}. Remove one of the two."
-            )
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrOCRRecipe":

@@ -27,6 +27,7 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, load_tokenizer
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
+from hf_vlm.parts.pictures import to_grayscale
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
@@ -70,6 +71,9 @@ def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
         (output_dir / "recipe.yaml").write_text(
             yaml.safe_dump(recipe.to_dict(), allow_unicode=True, sort_keys=False), encoding="utf-8"
         )
+        report = getattr(trainer.model, "weight_report", None)
+        if report is not None:
+            print(report.table())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
     trainer.save_state()
@@ -93,6 +97,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         for name, lines in recipe.data.validation.items()
     }
     model, processor = build_model(recipe, [text for rows in sources for text in rows.texts])
+    check_losses(model, arguments)
     check_vocabulary(model, processor.tokenizer)
     for rows in (*sources, *(lines.rows for lines in validation.values())):
         check_labels(rows, processor)
@@ -110,6 +115,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         length=arguments.max_steps * items_per_step,
         group_size=arguments.train_batch_size,
         short_first=recipe.data.short_first,
+        prepare=to_grayscale,
     )
     return LineTrainer(
         model=model,
@@ -192,6 +198,7 @@ def _build_from_configs(
     recipe: TrOCRRecipe, texts: Sequence[str]
 ) -> tuple[TrOCREncoderDecoderForConditionalGeneration, TrOCREncoderDecoderProcessor]:
     section = recipe.model
+    assert section.tokenizer is not None  # `ModelSection` sees to it
     vision_config = build_config(section.vision_config or {}, "model.vision_config")
     if section.tokenizer == "characters":
         tokenizer = (
@@ -219,6 +226,21 @@ def _build_from_configs(
     text_config = build_config({**tokens, **(section.text_config or {})}, "model.text_config")
     config = TrOCREncoderDecoderConfig(vision_config=vision_config, text_config=text_config, **section.settings)
     return TrOCREncoderDecoderForConditionalGeneration(config), processor
+
+
+def check_losses(model: TrOCREncoderDecoderForConditionalGeneration, arguments: Seq2SeqTrainingArguments) -> None:
+    """Checks that the Trainer's label smoothing, which replaces the model's loss, replaces nothing but a plain one.
+
+    Raises:
+        ValueError: if the model's config, the recipe's or a pretrained model's own, asks for label smoothing or CTC too.
+    """
+    for name in ("label_smoothing", "ctc_loss_weight"):
+        value = getattr(model.config, name)
+        if value and arguments.label_smoothing_factor:
+            raise ValueError(
+                f"The loss is wanted from model or Trainer, got `model.settings.{name}`={value} and "
+                f"`training.label_smoothing_factor`={arguments.label_smoothing_factor}. Set one of the two to 0."
+            )
 
 
 def check_vocabulary(model: TrOCREncoderDecoderForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,6 +2,7 @@ import json
 
 import datasets
 import pytest
+from PIL import Image
 
 from hf_vlm.data.image_text import read_lines
 from tests.data.line_files import grey_picture, picture_bytes
@@ -145,3 +146,34 @@ def test_missing_folder_and_folder_without_lines_are_refused(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(ValueError, match=r"must hold gt_train\.txt.*got notes\.md"):
         read_lines(tmp_path, "train")
+
+
+def test_metadata_beside_all_pictures_serves_each_split_its_own_rows(tmp_path):
+    for split, text in (("train", "one"), ("validation", "two")):
+        (tmp_path / split).mkdir()
+        Image.new("L", (40, 10)).save(tmp_path / split / "0.png")
+    rows = [{"file_name": f"{split}/0.png", "text": text} for split, text in (("train", "one"), ("validation", "two"))]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert list(read_lines(tmp_path, split="train").texts) == ["one"]
+    assert list(read_lines(tmp_path, split="validation").texts) == ["two"]
+    assert list(read_lines(tmp_path).texts) == ["one", "two"]
+
+
+def test_metadata_that_names_no_split_is_not_taken_for_all_of_them(tmp_path):
+    Image.new("L", (40, 10)).save(tmp_path / "0.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,one\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="must say which rows are of the split `validation`"):
+        read_lines(tmp_path, split="validation")
+
+
+def test_folder_saved_by_datasets_is_read(tmp_path):
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "page": datasets.Value("int64")}
+    )
+    columns = {"image": [Image.new("L", (40, 10)), Image.new("L", (60, 10))], "text": ["one", "two"], "page": [1, 2]}
+    saved = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict({"train": saved}).save_to_disk(str(tmp_path / "saved"))
+    lines = read_lines(tmp_path / "saved", split="train", where={"page": 2})
+    assert list(lines.texts) == ["two"]
+    assert lines[0]["image"].size == (60, 10)
+    assert lines.aspect(0) == 6

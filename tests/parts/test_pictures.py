@@ -138,3 +138,10 @@ def test_grayscale_is_luma() -> None:
 def test_empty_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pixel, got 0 x 5"):
         to_rgb(Image.new("L", (0, 5)))
+
+
+def test_damaged_exif_block_costs_nothing_but_the_orientation(tmp_path):
+    picture = Image.new("RGB", (6, 4), "red")
+    picture.save(tmp_path / "broken.png", exif=b"no exif at all")
+    with Image.open(tmp_path / "broken.png") as broken:
+        assert to_rgb(broken).size == (6, 4)

@@ -122,13 +122,6 @@ def test_model_wants_exactly_one_origin(recipe_file, model):
         TrOCRRecipe.load(recipe_file, [f"model={yaml.safe_dump(model, default_flow_style=True)}"])
 
 
-def test_label_smoothing_in_model_and_trainer_is_refused(recipe_file):
-    TrOCRRecipe.load(recipe_file, ["model.settings.label_smoothing=0.1"])
-    TrOCRRecipe.load(recipe_file, ["training.label_smoothing_factor=0.1"])
-    with pytest.raises(ValueError, match="Remove one of the two"):
-        TrOCRRecipe.load(recipe_file, ["model.settings.label_smoothing=0.1", "training.label_smoothing_factor=0.1"])
-
-
 def test_recipe_without_output_folder_or_lines_is_refused(recipe_file):
     with pytest.raises(ValueError, match="`training.output_dir`"):
         TrOCRRecipe.load(recipe_file, ["training={max_steps: 1}"])

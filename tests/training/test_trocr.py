@@ -58,12 +58,18 @@ def accumulation_sections(recipe_sections, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "smoothing", [(), ("model.settings.label_smoothing=0.2",), ("training.label_smoothing_factor=0.2",)]
+    "loss",
+    [
+        (),
+        ("model.settings.label_smoothing=0.2",),
+        ("training.label_smoothing_factor=0.2",),
+        ("model.settings.ctc_loss_weight=0.5",),
+    ],
 )
-def test_eight_accumulated_batches_of_two_are_one_batch_of_sixteen(accumulation_sections, smoothing):
+def test_eight_accumulated_batches_of_two_are_one_batch_of_sixteen(accumulation_sections, loss):
     size, accumulation = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
-    one = first_update(accumulation_sections, f"{size}=16", f"{accumulation}=1", *smoothing)
-    many = first_update(accumulation_sections, f"{size}=2", f"{accumulation}=8", *smoothing)
+    one = first_update(accumulation_sections, f"{size}=16", f"{accumulation}=1", *loss)
+    many = first_update(accumulation_sections, f"{size}=2", f"{accumulation}=8", *loss)
     assert_same_update(one, many)
 
 
@@ -75,15 +81,27 @@ def test_label_smoothing_of_the_trainer_is_that_of_the_model(accumulation_sectio
     assert by_model[0] != pytest.approx(without[0], abs=1e-5)
 
 
+# Trains a recipe in a process for each moment, which kills itself then; forks, so as to import only once.
 RUN_UNTIL_KILLED = """
 import os, signal, sys
 import torch
-torch.set_num_threads(int(sys.argv[2]))
 import transformers
 from hf_vlm.training import trocr
 from hf_vlm.training.recipe import TrOCRRecipe
 
-moment = sys.argv[3]
+folder, num_threads, *moments = sys.argv[1:]
+children = []
+for moment in moments:
+    child = os.fork()
+    if child == 0:
+        break
+    children.append(child)
+else:
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print("exit codes", *ends)
+    sys.exit()
+
+torch.set_num_threads(int(num_threads))
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 class Killer(transformers.TrainerCallback):
@@ -104,7 +122,7 @@ def build_with_killer(recipe):
     trainer._save_optimizer_and_scheduler = save_half
     return trainer
 trocr.build_trainer = build_with_killer
-trocr.train(TrOCRRecipe.load(sys.argv[1]))
+trocr.train(TrOCRRecipe.load(os.path.join(folder, moment, "recipe.yaml")))
 """
 
 
@@ -113,22 +131,20 @@ def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(tmp_path, re
     recipe_sections["training"].update(max_steps=7, save_steps=2, eval_steps=2)
     script = tmp_path / "run.py"
     script.write_text(RUN_UNTIL_KILLED)
-    recipes, processes = {}, {}
+    recipes = {}
     for moment in ("between", "saving", "never"):
         recipe_sections["training"]["output_dir"] = str(tmp_path / moment / "out")
         (tmp_path / moment).mkdir()
         recipes[moment] = recipe_of(recipe_sections)
-        if moment != "never":
-            processes[moment] = subprocess.Popen(
-                [sys.executable, script, tmp_path / moment / "recipe.yaml", str(torch.get_num_threads()), moment],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    killed = subprocess.run(
+        [sys.executable, script, tmp_path, str(torch.get_num_threads()), "between", "saving"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+    )
+    assert f"exit codes {-signal.SIGKILL} {-signal.SIGKILL}" in killed.stdout, killed.stderr
     whole = train(recipes["never"])
     for moment, last_step in (("between", 4), ("saving", 2)):
-        _, told = processes[moment].communicate()
-        assert processes[moment].returncode == -signal.SIGKILL, told
         output_dir = tmp_path / moment / "out"
         assert (output_dir / "checkpoint-4").is_dir()  # half of it, where the kill came while saving
 
@@ -191,7 +207,9 @@ def test_pretrained_parts_are_joined_trained_and_reloaded(recipe_sections, tmp_p
 
     report = WeightReport.load(tmp_path / "out")
     assert report["decoder"].sha256 == describe_part("decoder", reloaded.decoder).sha256
-    assert report["vision"].source == "vision" and len(report["vision"].copied) == len(trainer.model.encoder.state_dict())
+    assert report["vision"].source == "vision" and len(report["vision"].copied) == len(
+        trainer.model.encoder.state_dict()
+    )
     reloaded.save_pretrained(tmp_path / "again")
     assert WeightReport.load(tmp_path / "again") == report
 
@@ -291,6 +309,19 @@ def test_missing_jiwer_is_told_before_the_start(recipe_sections, monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ImportError, match=r"hf-vlm\[ocr\]"):
         build_trainer(recipe_of(recipe_sections))
+
+
+@pytest.mark.parametrize("of_model", ["label_smoothing", "ctc_loss_weight"])
+def test_loss_of_model_and_of_trainer_at_once_is_refused(recipe_sections, tmp_path, of_model):
+    """Also where the model's own setting lies in a checkpoint, and not in the recipe."""
+    both = [f"model.settings.{of_model}=0.1", "training.label_smoothing_factor=0.1"]
+    with pytest.raises(ValueError, match=f"{of_model}`=0.1.*label_smoothing_factor`=0.1"):
+        build_trainer(recipe_of(recipe_sections, *both))
+    build_trainer(recipe_of(recipe_sections, both[0])).save_model(str(tmp_path / "saved"))
+    recipe_sections["model"] = {"pretrained": str(tmp_path / "saved")}
+    with pytest.raises(ValueError, match="Set one of the two to 0"):
+        build_trainer(recipe_of(recipe_sections, both[1]))
+    build_trainer(recipe_of(recipe_sections, both[1], f"model.settings.{of_model}=0"))
 
 
 def test_setting_that_would_break_line_training_is_refused(recipe_sections):

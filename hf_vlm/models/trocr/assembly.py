@@ -164,7 +164,7 @@ def load_parts(
         decoder_weights: Mapping[str, torch.Tensor] = mapped.weights
         sources: dict[str, Any] = {"folded": mapped.folded, "dropped": mapped.dropped}
     else:
-        decoder_weights, sources = _kept_decoder(text, text_config)
+        decoder_weights, sources = _kept_decoder(text, source_config, text_config)
     limit = getattr(text_config, "max_position_embeddings", None)
     generation = {
         "decoder_start_token_id": config.decoder_start_token_id,
@@ -212,19 +212,20 @@ def _reads_as_source(config: PreTrainedConfig) -> bool:
 
 
 def _kept_decoder(
-    text: str | os.PathLike | PreTrainedModel, text_config: PreTrainedConfig
+    text: str | os.PathLike | PreTrainedModel, source_config: PreTrainedConfig, text_config: PreTrainedConfig
 ) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
     """Weights of a decoder that is kept as it is, without those that the checkpoint doesn't have."""
-    causal_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)]
-    settings: dict[str, Any] = {"config": text_config, "output_loading_info": True, "dtype": torch.float32}
-    if isinstance(text, PreTrainedModel):
-        decoder, info = causal_class.from_pretrained(None, state_dict=text.state_dict(), **settings)
-    else:
-        decoder, info = causal_class.from_pretrained(text, **settings)
-        if _needed(info["missing_keys"]) and getattr(AutoConfig.from_pretrained(text), "is_encoder_decoder", False):
-            # A whole BART has its words in one table of both halves, which the decoder alone doesn't find.
-            whole = AutoModel.from_pretrained(text, dtype=torch.float32)
-            decoder, info = causal_class.from_pretrained(None, state_dict=whole.state_dict(), **settings)
+    whole = text if isinstance(text, PreTrainedModel) else None
+    if whole is None and source_config.is_encoder_decoder:
+        # A whole BART keeps its words in one table for both halves, where the decoder alone doesn't look.
+        whole = AutoModel.from_pretrained(text, dtype=torch.float32)
+    decoder, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)].from_pretrained(
+        None if whole is not None else text,
+        config=text_config,
+        state_dict=whole.state_dict() if whole is not None else None,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
     missing = set(info["missing_keys"])
     if needed := _needed(missing):
         raise ValueError(

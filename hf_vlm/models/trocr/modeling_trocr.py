@@ -190,7 +190,9 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
                 "decoder": self.decoder,
                 "ctc_head": getattr(self, "ctc_head", None),
             }
-            report.parts = [part for part in report.parts if modules[part.name] is not None]  # a CTC head may be taken off
+            report.parts = [
+                part for part in report.parts if modules[part.name] is not None
+            ]  # a CTC head may be taken off
             report.rehash({part.name: modules[part.name] for part in report.parts})
             report.save(save_directory)
 

@@ -58,17 +58,18 @@ def recognize(
     """
     if abstain_below is not None and not 0 <= abstain_below <= 1:
         raise ValueError(f"`abstain_below` must be a probability in [0, 1], got {abstain_below}. Give 0.9, not 90.")
-    if generate_kwargs.get("num_return_sequences", 1) != 1:
+    settings = generate_kwargs.get("generation_config") or model.generation_config
+    asked = generate_kwargs.get("num_return_sequences", settings.num_return_sequences) or 1
+    if asked != 1:
         raise ValueError(
-            f"`recognize` gives one text a picture, got `num_return_sequences={generate_kwargs['num_return_sequences']}`."
-            " Call `generate` for several."
+            f"`recognize` gives one text a picture, got `num_return_sequences={asked}`. Call `generate` for several."
         )
     encoder_outputs = model.encoder(pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding)
     kept = {
         name: value for name, value in encoder_outputs.items()
     }  # beam search expands the output it is handed in place
-    generate_kwargs.update(return_dict_in_generate=False)
-    sequences = model.generate(encoder_outputs=type(encoder_outputs)(**kept), **generate_kwargs)  # (batch, 1 + tokens)
+    generated = model.generate(encoder_outputs=type(encoder_outputs)(**kept), **generate_kwargs)
+    sequences = generated if isinstance(generated, torch.Tensor) else generated.sequences  # int64 (batch, 1 + tokens)
     tokens = sequences[:, 1:]
     if tokens.shape[1] == 0:
         return [RecognizedText("", 0.0, abstained=abstain_below is not None) for _ in sequences]

@@ -207,17 +207,19 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given, got both or neither.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale  # (batch, tokens, hidden_size)
-        if inputs_embeds.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"A text must have at most {self.config.max_position_embeddings} tokens, got {inputs_embeds.shape[1]}. "
-                "Shorten it, or build the decoder with larger `max_position_embeddings`."
-            )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
             if encoder_hidden_states is not None:
                 past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
+        num_seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        # A static cache counts in a tensor, which is not looked into: that would break a compiled step.
+        if isinstance(num_seen, int) and num_seen + inputs_embeds.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"A text must have at most {self.config.max_position_embeddings} tokens, got "
+                f"{num_seen + inputs_embeds.shape[1]}. Shorten it, ask `generate` for fewer `max_new_tokens`, or build the "
+                "decoder with larger `max_position_embeddings`."
+            )
         if position_ids is None:
-            num_seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + num_seen
 
         self_attention_cache = past_key_values

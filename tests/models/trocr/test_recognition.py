@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
@@ -169,8 +169,17 @@ def test_abstain_threshold_must_be_a_probability(reader, tokenizer, pictures, th
 
 
 def test_several_texts_a_picture_are_refused(reader, tokenizer, pictures):
-    with pytest.raises(ValueError, match="one text a picture, got `num_return_sequences=2`"):
-        reader.recognize(**pictures, tokenizer=tokenizer, num_beams=2, num_return_sequences=2)
+    several = {"num_beams": 2, "num_return_sequences": 2}
+    for settings in (several, {"generation_config": GenerationConfig(**several)}):
+        with pytest.raises(ValueError, match="one text a picture, got `num_return_sequences=2`"):
+            reader.recognize(**pictures, tokenizer=tokenizer, **settings)
+
+
+def test_generation_config_is_followed_without_a_warning(reader, tokenizer, pictures, caplog):
+    wanted = reader.recognize(**pictures, tokenizer=tokenizer, num_beams=3, max_new_tokens=5)
+    config = GenerationConfig(num_beams=3, max_new_tokens=5, return_dict_in_generate=True)
+    assert reader.recognize(**pictures, tokenizer=tokenizer, generation_config=config) == wanted
+    assert "deprecated" not in caplog.text
 
 
 # Words of the tokens that tokenizers make. The oracle knows nothing of decoding: it goes by the characters of the text

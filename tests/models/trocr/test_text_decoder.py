@@ -179,3 +179,9 @@ def test_text_longer_than_the_positions_is_refused(position_embedding):
     model(input_ids=torch.full((1, 20), 5))
     with pytest.raises(ValueError, match="at most 20 tokens, got 21"):
         model(input_ids=torch.full((1, 21), 5))
+
+
+def test_generation_past_the_last_position_is_refused():
+    model = tiny_decoder(max_position_embeddings=6, eos_token_id=None)
+    with pytest.raises(ValueError, match="at most 6 tokens, got 7"):
+        model.generate(torch.tensor([[1, 4]]), max_new_tokens=20, do_sample=False)
