@@ -169,3 +169,10 @@ def test_home_folder_trains_and_its_checkpoint_reloads(tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     model.eval()
     assert torch.equal(reloaded(**batch).logits, model(**batch).logits)
+
+
+def test_settings_by_name_reach_the_config_of_a_home_folder_and_a_whole_config_is_refused(home_folder):
+    model = VisionTransformerModel.from_pretrained(home_folder, hidden_dropout_prob=0.25)
+    assert model.config.hidden_dropout_prob == 0.25
+    with pytest.raises(ValueError, match="give the fields to change by name"):
+        VisionTransformerModel.from_pretrained(home_folder, config=VisionTransformerConfig())
