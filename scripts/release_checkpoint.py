@@ -40,7 +40,8 @@ reader = pipeline("text-recognition", model=hf_vlm.default_ocr_model())
 ## Figures
 
 Character and word error rate in percent on the validation lines, all readers in one run on the same line pictures, without text
-detection, on 2 CPU cores that had other work too: read lines/s as ratios. Receipts are scored without case; receipts and `handwritten-en` were never trained on.
+detection, on 2 CPU cores that had other work too: read lines/s as ratios. Receipts are scored without case; receipts and
+`handwritten-en` were never trained on.
 {figures}
 
 Made by `python scripts/compare_ocr.py DATA --model model_cards/{name} --json FIGURES.json`.

@@ -134,9 +134,13 @@ class PatchEmbedding(nn.Module):
 
         Returns: float (batch, rows * columns, hidden_size).
         """
-        features, mask = pixel_values, None
+        # Pixels beyond the last whole patch are left out, before a stem would round them up to one patch more.
+        rows, columns = self.grid_size(*pixel_values.shape[-2:])
+        height = (rows - 1) * self.patch_stride[0] + self.patch_size[0]
+        width = (columns - 1) * self.patch_stride[1] + self.patch_size[1]
+        features, mask = pixel_values[..., :height, :width], None
         if pixel_mask is not None:
-            mask = pixel_mask[:, None].to(features.dtype)  # (batch, 1, height, width)
+            mask = pixel_mask[:, None, :height, :width].to(features.dtype)  # (batch, 1, height, width)
             features = features * mask
         for layer in self.stem:
             features, mask = layer(features, mask)

@@ -60,3 +60,17 @@ def test_padding_reaches_no_real_patch_through_the_stem() -> None:
     pixel_mask[:, :, :17] = 1
     together, alone = embed(pixel_values, pixel_mask), embed(pixel_values[..., :20], pixel_mask[..., :20])
     torch.testing.assert_close(together[:, :5], alone, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", range(32, 41))
+def test_stem_gives_as_many_patches_as_the_grid_says_at_any_width(width: int) -> None:
+    embed = PatchEmbedding(1, 4, (16, 8), (16, 8), stem_channels=(3, 5), stem_strides=((2, 2), (2, 2)))
+    picture = torch.randn(1, 1, 16, width)
+    rows, columns = embed.grid_size(16, width)
+    patches = embed(picture)
+    assert patches.shape[1] == rows * columns == width // 8
+    covered = picture[..., : 8 * columns]
+    assert torch.equal(patches, embed(covered))
+    mask = torch.ones(1, 16, width, dtype=torch.long)
+    assert torch.equal(embed(picture, mask), patches)
+    assert embed.patch_mask(mask).shape == (1, columns)
