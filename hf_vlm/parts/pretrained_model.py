@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from .checkpoint_files import read_config, read_weights
+from .checkpoint_files import naming_faults, read_config, read_weights
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -84,13 +84,15 @@ class HubModel(PreTrainedModel):
             config.name_or_path = str(pretrained_model_name_or_path)
             weights = cls.foreign_weights(config, read_weights(pretrained_model_name_or_path, **hub_arguments))
             loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-            for field in {field.name for field in dataclasses.fields(config)} & set(loading):
+            own_fields = {field.name for field in dataclasses.fields(config)}
+            own_fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)}  # `dtype` is for loading
+            for field in own_fields & set(loading):
                 setattr(config, field, loading.pop(field))
             with_info = loading.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading
             )
-            _refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
+            refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
             if model.can_generate():
                 _take_generation_settings(model, pretrained_model_name_or_path, hub_arguments)
             loaded = (model, info) if with_info else model
@@ -100,7 +102,8 @@ class HubModel(PreTrainedModel):
             elif isinstance(config, PreTrainedConfig) and _size(config.image_size) != _size(stored.get("image_size")):
                 image_size = image_size if image_size is not None else config.image_size
                 config.image_size = stored["image_size"]
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            with naming_faults(pretrained_model_name_or_path, **hub_arguments):
+                loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if image_size is not None:
@@ -113,8 +116,8 @@ class HubModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
-    """Raise where a foreign folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
+def refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
+    """Raise where a folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
     needed = sorted(name for name in missing if "pooler" not in name.split("."))
     if needed:
         raise ValueError(
