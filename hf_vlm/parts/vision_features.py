@@ -19,8 +19,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .checkpoint_files import naming_faults, read_config
-
 _LARGEST_PREFIX = 16
 _UNUSED_HEADS = ("pooler", "head")  # summaries of a whole picture: a text decoder reads tokens, not these
 
@@ -244,12 +242,6 @@ def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[Pre
         tower = _tower(vision)
         return tower, {"copied": sorted(tower.state_dict()), "new": [], "dropped": []}
     kwargs.setdefault("dtype", torch.float32)
-    read_config(vision)  # says what is wrong where there is none
-    with naming_faults(vision):
-        return _load_vision_model(vision, **kwargs)
-
-
-def _load_vision_model(vision: str, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, list[str]]]:
     config = AutoConfig.from_pretrained(vision)
     tower_config = getattr(config, "vision_config", None)
     if isinstance(tower_config, PreTrainedConfig) and type(tower_config) in MODEL_MAPPING:
