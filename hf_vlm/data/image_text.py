@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import unicodedata
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,11 @@ class TextLines(Sequence[dict[str, Any]]):
         picture = self._picture(index)
         if isinstance(picture, str | Path | bytes):
             try:
-                with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as head:
-                    return head.width / head.height
-            except (OSError, SyntaxError, Image.DecompressionBombError):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", Image.DecompressionBombWarning)
+                    with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as head:
+                        return head.width / head.height
+            except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError):
                 pass  # `_open` says what is wrong
         image = self._open(index)
         return image.width / image.height
@@ -75,7 +78,10 @@ class TextLines(Sequence[dict[str, Any]]):
         if picture is None:
             raise ValueError(f"{self.sources[index]}: wanted a picture, got none. Fill or remove the row.")
         name = self.sources[index] if isinstance(picture, bytes) else f"{self.sources[index]}, {picture}"
-        return open_picture(picture, name=name)
+        try:
+            return open_picture(picture, name=name)
+        except TypeError as error:
+            raise ValueError(f"{name}: wanted a picture, got {type(picture).__name__}. Correct the column.") from error
 
 
 def read_lines(
@@ -103,7 +109,7 @@ def read_lines(
         for key, value in (where or {}).items()
     }
     if files[0].suffix == ".parquet":
-        return _read_columns(datasets.Dataset.from_parquet([str(file) for file in files]), files, wanted)
+        return _read_columns(_load_parquet(files), files, wanted)
     if files[0].name in _SAVED_BY_DATASETS:
         return _read_columns(_load_saved(files[0].parent, split), files, wanted)
     of_all_splits = split if path.is_dir() and files[0].parent == path and files[0].name in _METADATA else None
@@ -200,6 +206,16 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not tab:
                 raise ValueError(f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two.")
             yield source, {"file_name": name, "text": text}
+
+
+def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_parquet([str(file) for file in files])
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        names = ", ".join(map(str, files[:3])) + (", ..." if len(files) > 3 else "")
+        raise ValueError(
+            f"{names}: wanted parquet data, got {error.__cause__ or error}. Copy or download it again."
+        ) from error
 
 
 def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:

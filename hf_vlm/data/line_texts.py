@@ -17,7 +17,7 @@ class LineTexts:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the alphabet or the text that is left is empty.
+        ValueError: if the file is not UTF-8 text, or if the alphabet or the text that is left is empty.
     """
 
     def __init__(self, texts: str | Path | Iterable[str], alphabet: str) -> None:
@@ -28,7 +28,12 @@ class LineTexts:
                 raise FileNotFoundError(
                     f"`texts` must be a file of sentences, got {texts}, which does not exist. Check the path."
                 )
-            texts = Path(texts).read_text(encoding="utf-8").splitlines()
+            try:
+                texts = Path(texts).read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{origin} must be UTF-8 text, got byte {error.start} that is not. Convert it."
+                ) from error
         self.alphabet = unicodedata.normalize("NFC", alphabet)
         self._characters = "".join(character for character in self.alphabet if not character.isspace())
         if not self._characters:

@@ -66,7 +66,7 @@ def open_picture(source: str | Path | bytes | Image.Image, *, name: str | None =
         start = data[:16]
         raise ValueError(
             f"{name}: wanted a picture in a format that Pillow reads, got data that begins {start!r}. "
-            "Save it as PNG, JPEG, TIFF or WebP."
+            "Save it as PNG, JPEG, TIFF or WebP; if it is one, copy or download it again."
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise all of these
         raise ValueError(

@@ -3,13 +3,16 @@
 Used where a checkpoint's layout is not that of the model that reads it, so that `from_pretrained` alone can't.
 """
 
+import contextlib
 import json
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils.hub import cached_file
@@ -69,6 +72,33 @@ def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[s
         f"Weights wanted in `{name_or_folder}` as one of {', '.join(f'`{name}`' for name in WEIGHT_FILES)}, "
         f"got {_contents(name_or_folder)}. Copy or download the checkpoint again, weights included."
     )
+
+
+@contextlib.contextmanager
+def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Iterator[None]:
+    """Around a loader of transformers': where it fails, say which file is at fault, if one is.
+
+    Loaders stop at a damaged checkpoint with whatever the library below them raised, often without the file's name.
+
+    Raises:
+        FileNotFoundError: as `read_config` and `read_weights`.
+        ValueError: as these; also if a setting or a tensor's shape is not what the model wants.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, StrictDataclassError) as error:
+        read_config(name_or_folder, **hub_kwargs)
+        if isinstance(error, StrictDataclassError):
+            raise ValueError(
+                f"`config.json` of `{name_or_folder}` must hold settings that fit, got: {error.__cause__ or error}"
+            ) from error
+        read_weights(name_or_folder, **hub_kwargs)
+        if "ignore_mismatched_sizes" in str(error):
+            raise ValueError(
+                f"The tensors of `{name_or_folder}` must have the shapes that its `config.json` asks for, got others, "
+                "listed above. Take weights and config of one version."
+            ) from error
+        raise
 
 
 def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from .checkpoint_files import read_config, read_weights
+from .checkpoint_files import naming_faults, read_config, read_weights
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -92,7 +92,7 @@ class HubModel(PreTrainedModel):
             model, info = super().from_pretrained(
                 None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading
             )
-            _refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
+            refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
             if model.can_generate():
                 _take_generation_settings(model, pretrained_model_name_or_path, hub_arguments)
             loaded = (model, info) if with_info else model
@@ -102,7 +102,8 @@ class HubModel(PreTrainedModel):
             elif isinstance(config, PreTrainedConfig) and _size(config.image_size) != _size(stored.get("image_size")):
                 image_size = image_size if image_size is not None else config.image_size
                 config.image_size = stored["image_size"]
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            with naming_faults(pretrained_model_name_or_path, **hub_arguments):
+                loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if image_size is not None:
@@ -115,8 +116,8 @@ class HubModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
-    """Raise where a foreign folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
+def refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
+    """Raise where a folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
     needed = sorted(name for name in missing if "pooler" not in name.split("."))
     if needed:
         raise ValueError(

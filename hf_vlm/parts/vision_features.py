@@ -19,6 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .checkpoint_files import naming_faults, read_config
+
 _LARGEST_PREFIX = 16
 _UNUSED_HEADS = ("pooler", "head")  # summaries of a whole picture: a text decoder reads tokens, not these
 
@@ -205,10 +207,8 @@ def vision_features(
         pixel_mask: int64 or bool (batch, height, width), 0 for padding; the picture is the top-left part. A model that
             takes the mask itself (ours) is handed it and sees no padding; any other sees the padding, and its padded
             tokens are marked, so that a decoder leaves them out.
-        interpolate_pos_encoding: resample position embeddings to pictures of another size than the configured one.
-
-    Raises:
-        ValueError: if the size differs from the configured one, the model could resample and was not asked to.
+        interpolate_pos_encoding: resample position embeddings to pictures of another size than the configured one, which
+            most models refuse otherwise.
     """
     takes_mask = "pixel_mask" in _accepted_arguments(model)
     if takes_mask:
@@ -242,6 +242,12 @@ def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[Pre
         tower = _tower(vision)
         return tower, {"copied": sorted(tower.state_dict()), "new": [], "dropped": []}
     kwargs.setdefault("dtype", torch.float32)
+    read_config(vision)  # says what is wrong where there is none
+    with naming_faults(vision):
+        return _load_vision_model(vision, **kwargs)
+
+
+def _load_vision_model(vision: str, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, list[str]]]:
     config = AutoConfig.from_pretrained(vision)
     tower_config = getattr(config, "vision_config", None)
     if isinstance(tower_config, PreTrainedConfig) and type(tower_config) in MODEL_MAPPING:

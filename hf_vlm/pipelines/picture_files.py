@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
 from hf_vlm.models.trocr.recognition import RecognizedText
 
 _PICTURE_SUFFIXES = frozenset(Image.registered_extensions())
@@ -56,11 +56,16 @@ def read_files(
         batch_size: pictures at a time.
         num_beams: beams in the search; None means what was saved with the model.
         abstain_below: give no text where the score is below this, in [0, 1].
+
+    Raises:
+        OSError: if there is no such model, or its folder lacks a file.
+        ValueError: if the model's files are damaged or do not belong together.
     """
     name = default_ocr_model() if model is None else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reader = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(name, dtype=torch.float32).to(device).eval()
     processor = TrOCREncoderDecoderProcessor.from_pretrained(name)
+    check_vocabulary(reader, processor.tokenizer)
     settings: dict[str, Any] = {"abstain_below": abstain_below}
     if num_beams is not None:
         settings["num_beams"] = num_beams

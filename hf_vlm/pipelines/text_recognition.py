@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_vlm.models.trocr.processing_trocr import check_vocabulary
 from hf_vlm.models.trocr.recognition import RecognizedText
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
 
@@ -21,7 +22,7 @@ class TextRecognitionPipeline(ImageToTextPipeline):
             is lower the text is empty, and every result says whether it is `abstained`. None gives every text.
 
     Raises:
-        ValueError: if the model can't tell how sure it is, or there is no processor for it.
+        ValueError: if the model can't tell how sure it is, there is no processor for it, or a tokenizer of other tokens.
     """
 
     call_settings = ImageToTextPipeline.call_settings | {"abstain_below"}
@@ -34,6 +35,7 @@ class TextRecognitionPipeline(ImageToTextPipeline):
                 "`TrOCREncoderDecoderForConditionalGeneration.from_pretrained`, which says if it can't, or use "
                 "`ImageToTextPipeline`."
             )
+        check_vocabulary(self.model, self.tokenizer)
 
     def _sanitize_parameters(self, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # type: ignore[override]
         _, reading, _ = super()._sanitize_parameters(**settings)

@@ -9,7 +9,7 @@ import torch
 
 from hf_vlm.data.image_text import TextLines, read_lines
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
 from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_error_rate
 
 
@@ -68,6 +68,7 @@ def evaluate_folders(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reader = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(model, dtype=torch.float32).to(device)
     processor = TrOCREncoderDecoderProcessor.from_pretrained(model)
+    check_vocabulary(reader, processor.tokenizer)
     generation = {} if num_beams is None else {"num_beams": num_beams}
     for folder in folders:
         rows = read_lines(folder, split=split)

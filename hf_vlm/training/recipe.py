@@ -8,20 +8,23 @@
 Nothing is kept that is not understood: an unknown key is refused and the nearest known one named.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub.dataclasses import type_validator
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Seq2SeqTrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+_COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")  # transformers checks none of them
 RECIPE_FOLDER = Path(__file__).with_name("recipes")
 
 
@@ -175,8 +178,10 @@ class TrOCRRecipe:
             _parse(hints[key], value, f"training.{key}")
         if "output_dir" not in self.training:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
-        for key in self.generation:
+        for key, value in self.generation.items():
             refuse_unknown(key, vars(GenerationConfig()), "generation")
+            if key in _COUNTS and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`generation.{key}` must be a number of at least 1, got {value!r}. Change it.")
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrOCRRecipe":
@@ -227,7 +232,21 @@ def build_config(settings: Mapping[str, Any], section: str) -> PreTrainedConfig:
     fields = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     for key in settings:
         refuse_unknown(key, fields | {"model_type"}, section)
-    return AutoConfig.for_model(**settings)
+    with named_section(section):
+        return AutoConfig.for_model(**settings)
+
+
+@contextlib.contextmanager
+def named_section(section: str) -> Iterator[None]:
+    """Around the making of a configuration: its own words on a wrong setting, with the recipe's section in front.
+
+    Raises:
+        ValueError: for a setting of the wrong type or value.
+    """
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"`{section}`: {error.__cause__ or error}") from error
 
 
 def _parse(wanted: Any, value: Any, key: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers import Seq2SeqTrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
@@ -25,14 +25,14 @@ from hf_vlm.data.ocr_lines import LineRenderer
 from hf_vlm.models.trocr.assembly import load_parts
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, load_tokenizer
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary, load_tokenizer
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
 from hf_vlm.parts.pictures import to_grayscale
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
 from hf_vlm.training.metrics import require_jiwer
-from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, refuse_unknown
+from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,10 @@ def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
         report = getattr(trainer.model, "weight_report", None)
         if report is not None:
             print(report.table())
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (ValueError, OSError) as error:
+        raise _without_worker_traceback(error) from error
     trainer.save_model()
     trainer.save_state()
     return trainer
@@ -169,25 +172,36 @@ def build_model(
     known = {field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)}
     if section.vision:
         known |= set(inspect.signature(load_parts).parameters)
+    elif section.pretrained:
+        known.add("image_size")
+    image_size = section.settings.get("image_size")
     for name in section.settings:
         refuse_unknown(name, known, "model.settings")
-    if section.pretrained:
-        model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
-            section.pretrained, dtype=torch.float32, **section.settings
-        )
-        processor = TrOCREncoderDecoderProcessor.from_pretrained(section.pretrained)
-    elif section.vision and section.text:
-        processor = TrOCREncoderDecoderProcessor.from_pretrained_parts(vision=section.vision, text=section.text)
-        model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained_parts(
-            vision=section.vision, text=section.text, processor=processor, **section.settings
-        )
-    else:
-        model, processor = _build_from_configs(recipe, texts)
+    with named_section("model.settings"):
+        if section.pretrained:
+            model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
+                section.pretrained, dtype=torch.float32, **section.settings
+            )
+            processor = TrOCREncoderDecoderProcessor.from_pretrained(section.pretrained)
+            if image_size is not None:
+                processor.resize(image_size)
+        elif section.vision and section.text:
+            processor = TrOCREncoderDecoderProcessor.from_pretrained_parts(
+                vision=section.vision, text=section.text, image_size=image_size
+            )
+            model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained_parts(
+                vision=section.vision, text=section.text, processor=processor, **section.settings
+            )
+        else:
+            model, processor = _build_from_configs(recipe, texts)
     positions = getattr(model.config.text_config, "max_position_embeddings", None)
-    if section.max_label_length is not None:
-        processor.max_label_length = section.max_label_length
-    elif processor.max_label_length is None:
-        processor.max_label_length = positions
+    longest = section.max_label_length or processor.max_label_length or positions
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"`model.max_label_length` must be at most the decoder's {positions} positions, got {longest}. Lower it, or "
+            "give the decoder more `max_position_embeddings`."
+        )
+    processor.max_label_length = longest
     if recipe.generation:
         model.generation_config.update(**recipe.generation)
         model.generation_config.validate(strict=True)
@@ -208,6 +222,8 @@ def _build_from_configs(
         )
     else:
         tokenizer = load_tokenizer(section.tokenizer)
+    for name in section.image_processor:
+        refuse_unknown(name, VisionTransformerImageProcessor.valid_kwargs.__annotations__, "model.image_processor")
     height, width = configured_image_size(vision_config)
     image_processor = VisionTransformerImageProcessor(
         **{
@@ -240,28 +256,6 @@ def check_losses(model: TrOCREncoderDecoderForConditionalGeneration, arguments: 
             raise ValueError(
                 f"The loss is wanted from model or Trainer, got `model.settings.{name}`={value} and "
                 f"`training.label_smoothing_factor`={arguments.label_smoothing_factor}. Set one of the two to 0."
-            )
-
-
-def check_vocabulary(model: TrOCREncoderDecoderForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that tokenizer and model speak of the same tokens.
-
-    Raises:
-        ValueError: if the tokenizer knows more tokens than the model has rows for, or another end or pad token.
-    """
-    embedding: Any = model.get_input_embeddings()
-    rows = embedding.weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"The tokenizer's tokens need a row each in the model's vocabulary, got {len(tokenizer)} tokens for {rows} "
-            "rows. Take the tokenizer that belongs to the model, or resize the embeddings."
-        )
-    for name in ("eos_token_id", "pad_token_id"):
-        of_tokenizer, of_model = getattr(tokenizer, name), getattr(model.config, name)
-        if of_tokenizer is not None and of_tokenizer not in (of_model if isinstance(of_model, list) else [of_model]):
-            raise ValueError(
-                f"Model and tokenizer must agree on `{name}`, got {of_model} and {of_tokenizer}. Take the tokenizer "
-                "that belongs to the model."
             )
 
 
@@ -310,6 +304,14 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
         if processor.max_label_length is not None:
             settings["max_characters"] = min(MAX_RENDERED_CHARACTERS, processor.max_label_length - 1)
     return LineRenderer(Path(recipe.data.folder) / synthetic.texts, **settings)
+
+
+def _without_worker_traceback(error: Exception) -> Exception:
+    """The error as it was raised, where a worker process of the data loader has wrapped its traceback around it."""
+    if not str(error).startswith("Caught "):
+        return error
+    *_, last = str(error).strip().splitlines()
+    return type(error)(last.partition(": ")[2])
 
 
 def _read(recipe: TrOCRRecipe, source: LineSource | ValidationLines) -> TextLines:

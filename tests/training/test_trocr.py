@@ -9,13 +9,23 @@ import sys
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModel, BertConfig, BertModel, TrainerCallback, ViTConfig, ViTImageProcessor, ViTModel
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    BertConfig,
+    BertModel,
+    TrainerCallback,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import read_lines
 from hf_vlm.parts.weight_report import WeightReport, describe_part
-from hf_vlm.training.trocr import build_trainer, train
+from hf_vlm.training.trocr import build_model, build_trainer, train
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
 
 
@@ -212,6 +222,26 @@ def test_pretrained_parts_are_joined_trained_and_reloaded(recipe_sections, tmp_p
     )
     reloaded.save_pretrained(tmp_path / "again")
     assert WeightReport.load(tmp_path / "again") == report
+
+
+def test_image_size_reaches_model_and_processor_of_parts_and_of_a_pretrained_reader(recipe_sections, tmp_path):
+    train(recipe_of(recipe_sections))
+    out = tmp_path / "out"
+    reader = AutoModel.from_pretrained(out)
+    reader.encoder.vision_model.save_pretrained(tmp_path / "vision")
+    processor = AutoProcessor.from_pretrained(out)
+    processor.image_processor.save_pretrained(tmp_path / "vision")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text_config = BertConfig(**shape, vocab_size=len(processor.tokenizer), max_position_embeddings=24)
+    BertModel(text_config).save_pretrained(tmp_path / "text")
+    processor.tokenizer.save_pretrained(tmp_path / "text")
+    size = {"settings": {"image_size": [32, 320]}}
+    for section in ({"pretrained": str(out)}, {"vision": str(tmp_path / "vision"), "text": str(tmp_path / "text")}):
+        model, processor = build_model(recipe_of(recipe_sections | {"model": section | size}), [])
+        assert tuple(model.config.vision_config.image_size) == (32, 320)
+        pixels = processor(images=Image.new("RGB", (4000, 32)))["pixel_values"]
+        assert pixels.shape[-2:] == (32, 320)
+        model(pixel_values=pixels, labels=torch.tensor([[5, 2]]))
 
 
 def test_misspelt_model_setting_is_refused(recipe_sections):

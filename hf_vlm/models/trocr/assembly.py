@@ -8,6 +8,7 @@ A text model takes one of three ways:
 """
 
 import copy
+import functools
 import inspect
 import logging
 import os
@@ -27,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ...parts.checkpoint_files import read_weights
+from ...parts.checkpoint_files import naming_faults, read_config, read_weights
 from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_config, map_text_weights
 from ...parts.vision_features import describe_vision_model, load_vision_model
 from ...parts.weight_report import WeightReport, describe_part
@@ -118,6 +119,8 @@ def load_parts(
         ValueError: if the text model can't cross-attend, or the tokenizer and its vocabulary disagree.
     """
     text_source = text if isinstance(text, PreTrainedModel) else None
+    if text_source is None:
+        read_config(text)  # says what is wrong where there is none
     source_config = text_source.config if text_source is not None else AutoConfig.from_pretrained(text)
     copied = _reads_as_source(source_config) if keep_text_model is None else not keep_text_model
     if copied:
@@ -218,14 +221,19 @@ def _kept_decoder(
     whole = text if isinstance(text, PreTrainedModel) else None
     if whole is None and source_config.is_encoder_decoder:
         # A whole BART keeps its words in one table for both halves, where the decoder alone doesn't look.
-        whole = AutoModel.from_pretrained(text, dtype=torch.float32)
-    decoder, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)].from_pretrained(
-        None if whole is not None else text,
+        with naming_faults(text):
+            whole = AutoModel.from_pretrained(text, dtype=torch.float32)
+    load = functools.partial(
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)].from_pretrained,
         config=text_config,
-        state_dict=whole.state_dict() if whole is not None else None,
         output_loading_info=True,
         dtype=torch.float32,
     )
+    if whole is not None:
+        decoder, info = load(None, state_dict=whole.state_dict())
+    else:
+        with naming_faults(text):
+            decoder, info = load(text)
     missing = set(info["missing_keys"])
     if needed := _needed(missing):
         raise ValueError(

@@ -1,5 +1,6 @@
 """TrOCR's processor: pictures to pixels, texts to labels, token ids to text."""
 
+import copy
 import os
 from typing import Any
 
@@ -34,7 +35,11 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained_parts(
-        cls, vision: str | os.PathLike | Any, text: str | os.PathLike | PreTrainedTokenizerBase, **settings: Any
+        cls,
+        vision: str | os.PathLike | Any,
+        text: str | os.PathLike | PreTrainedTokenizerBase,
+        image_size: int | tuple[int, int] | None = None,
+        **settings: Any,
     ) -> "TrOCREncoderDecoderProcessor":
         """Join the image processor of a vision model and the tokenizer of a text model.
 
@@ -42,16 +47,13 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
             vision: Hub name or folder of a vision model, whose image processor is made to show whole lines (see
                 `show_whole_lines`), or an image processor, which is taken as it is.
             text: Hub name or folder with a tokenizer, or a tokenizer.
+            image_size: pixels, one number or (height, width), where the model's `from_pretrained_parts` is asked for it too.
             settings: `max_label_length`.
 
         Raises:
-            ValueError: if there is no tokenizer, or it has no token to end a text with.
+            ValueError: if there is no image processor or tokenizer, or the tokenizer has no token to end a text with.
         """
-        image_processor = (
-            show_whole_lines(AutoImageProcessor.from_pretrained(vision))
-            if isinstance(vision, str | os.PathLike)
-            else vision
-        )
+        image_processor = load_image_processor(vision) if isinstance(vision, str | os.PathLike) else vision
         tokenizer = load_tokenizer(text) if isinstance(text, str | os.PathLike) else text
         processor = cls(image_processor, tokenizer, **settings)
         if processor.end_token_id is None:
@@ -61,7 +63,30 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(processor.end_token_id)
+        if image_size is not None:
+            processor.image_processor = copy.deepcopy(image_processor)  # one that was handed over stays as it is
+            processor.resize(image_size)
         return processor
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: if image processor or tokenizer are missing or damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except Exception as error:  # whatever a file with other content makes its loader raise
+            raise ValueError(
+                f"{pretrained_model_name_or_path} must hold a processor, `processor_config.json` and `tokenizer.json`, got "
+                f"{_said(error)}. Write them with the processor's `save_pretrained`."
+            ) from error
+
+    def resize(self, image_size: int | tuple[int, int]) -> None:
+        """Make pictures of `image_size` pixels, one number or (height, width), as the model's `resize` makes it take."""
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_processor.size = {"height": height, "width": width}
 
     @property
     def start_token_id(self) -> int | None:
@@ -149,19 +174,69 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
         return [*self.image_processor.model_input_names, "labels"]
 
 
+def load_image_processor(name_or_folder: str | os.PathLike) -> Any:
+    """The image processor of a Hub name or folder, made to show whole lines.
+
+    Raises:
+        ValueError: if there is none, or a damaged one.
+    """
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(name_or_folder)
+    except Exception as error:  # whatever a file with other content makes its loader raise
+        raise ValueError(
+            f"{name_or_folder} must hold an image processor, `preprocessor_config.json`, got {_said(error)}. "
+            "Check the name, copy the file there, or pass the image processor itself."
+        ) from error
+    return show_whole_lines(image_processor)
+
+
 def load_tokenizer(name_or_folder: str | os.PathLike) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hub name or folder.
 
     Raises:
-        ValueError: if there is none. transformers makes one of special tokens alone then, with ids of its own.
+        ValueError: if there is none, or a damaged one. transformers makes one of special tokens alone where the vocabulary
+            is missing, with ids of its own.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+    except Exception as error:  # whatever a file with other content makes its loader raise
+        raise ValueError(
+            f"{name_or_folder} must hold a tokenizer's files, got {_said(error)}. Check the name, copy them there, or "
+            "pass the tokenizer itself."
+        ) from error
     if len(tokenizer) == len(set(tokenizer.all_special_ids)):
         raise ValueError(
             f"{name_or_folder} must hold a tokenizer's files, got none with a vocabulary. Copy them beside the weights, or "
             "pass the tokenizer itself."
         )
     return tokenizer
+
+
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that tokenizer and model speak of the same tokens.
+
+    Raises:
+        ValueError: if the tokenizer knows more tokens than the model has rows for, or another end or pad token.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer's tokens need a row each in the model's vocabulary, got {len(tokenizer)} tokens for {rows} "
+            "rows. Take the tokenizer that belongs to the model, or resize the embeddings."
+        )
+    for name in ("eos_token_id", "pad_token_id"):
+        of_tokenizer, of_model = getattr(tokenizer, name), getattr(model.config, name)
+        if of_tokenizer is not None and of_tokenizer not in (of_model if isinstance(of_model, list) else [of_model]):
+            raise ValueError(
+                f"Model and tokenizer must agree on `{name}`, got {of_model} and {of_tokenizer}. Take the tokenizer "
+                "that belongs to the model."
+            )
+
+
+def _said(error: Exception) -> str:
+    """An error of another library in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"none that loads ({type(error).__name__}: {lines[0] if lines else ''})"
 
 
 def show_whole_lines(image_processor: Any) -> Any:

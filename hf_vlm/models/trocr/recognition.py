@@ -76,7 +76,9 @@ def recognize(
     logits = model(encoder_outputs=encoder_outputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
     log_probs = logits.float().log_softmax(dim=-1).gather(2, tokens[..., None])[..., 0]  # (batch, tokens)
 
-    end_ids = model.generation_config.eos_token_id
+    end_ids = generate_kwargs.get("eos_token_id", settings.eos_token_id)
+    if end_ids is None:  # `generate` takes it from the model then
+        end_ids = model.generation_config.eos_token_id
     end_ids = set(end_ids if isinstance(end_ids, list) else [end_ids])
     results = []
     for ids, scores in zip(tokens.tolist(), log_probs.tolist(), strict=True):

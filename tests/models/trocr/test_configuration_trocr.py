@@ -35,6 +35,7 @@ def test_token_ids_and_tying_come_from_the_text_part():
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (5, 6, 7)
     assert config.decoder_start_token_id == 5
     assert config.tie_word_embeddings is False
+    assert TrOCREncoderDecoderConfig(text_config=text).tie_word_embeddings is True
     config = TrOCREncoderDecoderConfig(text_config=text, decoder_start_token_id=6, pad_token_id=0)
     assert (config.decoder_start_token_id, config.pad_token_id) == (6, 0)
 

@@ -168,6 +168,18 @@ def test_abstain_threshold_must_be_a_probability(reader, tokenizer, pictures, th
         reader.recognize(**pictures, tokenizer=tokenizer, abstain_below=threshold)
 
 
+def test_another_end_token_given_at_the_call_ends_the_score_too(reader, tokenizer, pictures):
+    """The batch goes on after the first picture's end; what pads its row is no part of its text."""
+    rows = tokens_of(reader, pictures)
+    place, ids = max(enumerate(rows), key=lambda row: len(set(row[1])))
+    end = ids[len(ids) // 2]
+    result = reader.recognize(**pictures, tokenizer=tokenizer, eos_token_id=end)[place]
+    ids = ids[: ids.index(end) + 1]
+    log_probs = step_by_step(reader, pictures, place, ids)
+    assert result.score == pytest.approx(math.exp(sum(log_probs) / len(log_probs)), rel=1e-4)
+    assert result.text == tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
 def test_several_texts_a_picture_are_refused(reader, tokenizer, pictures):
     several = {"num_beams": 2, "num_return_sequences": 2}
     for settings in (several, {"generation_config": GenerationConfig(**several)}):
