@@ -20,9 +20,9 @@ from hf_vlm.models.trocr.text_decoder import TrOCREncoderDecoderForCausalLM
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor, VisionTransformerImageProcessorPil
 from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
+from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
-from hf_vlm.pipelines.picture_files import default_ocr_model
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 

@@ -80,7 +80,7 @@ def tesseract_reader(languages: str) -> Reader:
             listing.write_text("\n".join(files) + "\n", encoding="utf-8")
             command = ["tesseract", str(listing), "stdout", "--psm", "7", "-l", languages]
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return [" ".join(page.split()) for page in output.split("\f")[: len(pictures)]]  # a form feed ends each picture
+        return output.split("\f")[: len(pictures)]  # a form feed ends each picture
 
     return read
 
@@ -128,6 +128,7 @@ def measure(read: Reader, rows: Any, *, ignore_case: bool) -> dict[str, float]:
     start = time.perf_counter()
     texts = read(pictures)
     seconds = time.perf_counter() - start
+    texts = [" ".join(text.split()) for text in texts]  # as in the transcripts; EasyOCR puts three spaces between words
     return {
         "cer": 100 * character_error_rate(references, texts, case_sensitive=not ignore_case),
         "wer": 100 * word_error_rate(references, texts, case_sensitive=not ignore_case),

@@ -10,11 +10,20 @@ class LineCollator:
     Args:
         processor: called as `processor(images=[...], text=[...], return_tensors="pt")`; gives `pixel_values`, `labels`
             (int64 (batch, tokens), ended, padded with -100) and, where lines are padded, `pixel_mask`.
-        model: if given, its `prepare_decoder_input_ids_from_labels` adds `decoder_input_ids` (int64, like `labels`).
-            Trainer's own label smoothing takes the labels away from the model, which then needs them.
+        model: for Trainer's own label smoothing (`label_smoothing_factor`), which takes the labels away from the model:
+            its `prepare_decoder_input_ids_from_labels` adds `decoder_input_ids` (int64, like `labels`).
+
+    Raises:
+        ValueError: if the model has a loss of its own besides plain cross-entropy, which Trainer's would replace.
     """
 
     def __init__(self, processor: Callable[..., Mapping[str, Any]], model: Any = None) -> None:
+        for name in ("label_smoothing", "ctc_loss_weight"):
+            if value := getattr(getattr(model, "config", None), name, 0):
+                raise ValueError(
+                    f"The loss is wanted from model or Trainer, got `{name}`={value} in the model's config beside "
+                    "Trainer's `label_smoothing_factor`. Set one of the two to 0."
+                )
         self.processor = processor
         self.model = model
 

@@ -115,8 +115,8 @@ def read_lines(
     of_all_splits = split if path.is_dir() and files[0].parent == path and files[0].name in _METADATA else None
     pictures, texts, sources = [], [], []
     for source, row in _read_table(files[0]):
-        if not row.get("file_name"):
-            raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {sorted(row)}. Name the columns so.")
+        if not row.get("file_name") or not isinstance(row["file_name"], str):
+            raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
         if of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
             continue
         if not _is_wanted(row, wanted, source):
@@ -182,7 +182,7 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. Convert it.") from error
     if file.suffix == ".csv":
-        reader = csv.DictReader(content.splitlines(keepends=True))
+        reader = csv.DictReader(io.StringIO(content, newline=""))
         for row in reader:
             yield f"{file}, line {reader.line_num}", row
         return
@@ -220,8 +220,15 @@ def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
 
 def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
     """One split of what `save_to_disk` wrote."""
-    saved = datasets.load_from_disk(str(folder))
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{folder} must hold what `save_to_disk` writes, got damaged files ({error}). Write or copy it again."
+        ) from error
     if isinstance(saved, datasets.Dataset):
+        if split is not None and saved.split is not None and str(saved.split) != split:
+            raise ValueError(f"`split` must be {saved.split}, all that {folder} holds, got {split}. Correct it.")
         return saved
     if split is None and len(saved) == 1:
         return next(iter(saved.values()))

@@ -17,7 +17,13 @@ class HubModel(PreTrainedModel):
 
     A subclass that knows foreign folders overrides `foreign_config` and `foreign_weights`; the translation holds for that
     one load, so whatever is saved afterwards is an ordinary folder of ours.
+
+    Attributes:
+        may_be_new: names of submodules that a folder may lack; they start from random weights. Any other tensor that
+            is missing is an error.
     """
+
+    may_be_new: tuple[str, ...] = ("pooler",)  # folders of other tasks have none
 
     @classmethod
     def foreign_config(cls, config: dict) -> PreTrainedConfig | None:
@@ -60,13 +66,15 @@ class HubModel(PreTrainedModel):
 
         Raises:
             OSError: if the folder, its config or a weight file is missing.
-            ValueError: if the checkpoint is of a layout that this class doesn't know.
+            ValueError: if the checkpoint is of a layout that this class doesn't know, or lacks a tensor, unless
+                `output_loading_info` asks to be told instead.
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         stored = read_config(pretrained_model_name_or_path, **hub_arguments)
         stored_type = stored.get("model_type")
+        with_info = kwargs.pop("output_loading_info", False)
 
         if stored_type != cls.config_class.model_type:
             if isinstance(config, cls.config_class):
@@ -88,14 +96,11 @@ class HubModel(PreTrainedModel):
             own_fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)}  # `dtype` is for loading
             for field in own_fields & set(loading):
                 setattr(config, field, loading.pop(field))
-            with_info = loading.pop("output_loading_info", False)
             model, info = super().from_pretrained(
                 None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading
             )
-            refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
             if model.can_generate():
                 _take_generation_settings(model, pretrained_model_name_or_path, hub_arguments)
-            loaded = (model, info) if with_info else model
         else:
             if config is None or not hasattr(config, "image_size"):
                 pass
@@ -103,12 +108,24 @@ class HubModel(PreTrainedModel):
                 image_size = image_size if image_size is not None else config.image_size
                 config.image_size = stored["image_size"]
             with naming_faults(pretrained_model_name_or_path, **hub_arguments):
-                loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
+                )
 
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not with_info:
+            cls._refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
         if image_size is not None:
             model.resize(image_size=image_size)
-        return loaded
+        return (model, info) if with_info else model
+
+    @classmethod
+    def _refuse_random_weights(cls, missing: set[str], name_or_path: str | os.PathLike) -> None:
+        needed = sorted(name for name in missing if not any(part in cls.may_be_new for part in name.split(".")))
+        if needed:
+            raise ValueError(
+                f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
+                f"`{needed[0]}` by our name. Copy or download the checkpoint again; check that config.json belongs to it."
+            )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: object) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory."""
@@ -116,22 +133,12 @@ class HubModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def refuse_random_weights(missing: set[str], name_or_path: str | os.PathLike) -> None:
-    """Raise where a folder lacks a tensor; a pooler may be new, as folders of other tasks have none."""
-    needed = sorted(name for name in missing if "pooler" not in name.split("."))
-    if needed:
-        raise ValueError(
-            f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
-            f"`{needed[0]}` by our name. Copy or download the checkpoint again; check that config.json belongs to it."
-        )
-
-
 def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.PathLike, hub_arguments: dict) -> None:
-    """Read a foreign folder's `generation_config.json`, if it has one, over what the config implies."""
+    """Read a foreign folder's `generation_config.json`, or what stands in its `config.json`, over what the config implies."""
     try:
         stored = GenerationConfig.from_pretrained(name_or_path, **hub_arguments)
-    except OSError:
-        return
+    except OSError:  # before transformers 4.25 there was no such file
+        stored = GenerationConfig.from_model_config(read_config(name_or_path, **hub_arguments))
     settings = stored.to_diff_dict()
     if model.config.is_encoder_decoder and "max_new_tokens" not in settings and settings.get("max_length"):
         settings["max_new_tokens"] = (

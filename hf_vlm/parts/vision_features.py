@@ -10,6 +10,7 @@ arithmetic (`describe_vision_model`); nothing is decided by the spelling of a na
 import inspect
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -240,7 +241,9 @@ def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[Pre
     """
     if isinstance(vision, PreTrainedModel):
         tower = _tower(vision)
-        return tower, {"copied": sorted(tower.state_dict()), "new": [], "dropped": []}
+        kept = {id(tensor) for tensor in tower.state_dict(keep_vars=True).values()}
+        dropped = [name for name, tensor in vision.state_dict(keep_vars=True).items() if id(tensor) not in kept]
+        return tower, {"copied": sorted(tower.state_dict()), "new": [], "dropped": sorted(dropped)}
     kwargs.setdefault("dtype", torch.float32)
     read_config(vision)  # says what is wrong where there is none
     with naming_faults(vision):
@@ -253,7 +256,7 @@ def _load_vision_model(vision: str, **kwargs: Any) -> tuple[PreTrainedModel, dic
     if isinstance(tower_config, PreTrainedConfig) and type(tower_config) in MODEL_MAPPING:
         try:
             model, info = AutoModel.from_pretrained(vision, config=tower_config, output_loading_info=True, **kwargs)
-            if not _needed(info["missing_keys"]):
+            if not needed_weights(info["missing_keys"]):
                 return _checked(vision, model, info)
         except ValueError:
             pass  # our own models read folders of their own only: this one is taken out of the whole
@@ -267,20 +270,24 @@ def _load_vision_model(vision: str, **kwargs: Any) -> tuple[PreTrainedModel, dic
 
 
 def _tower(model: PreTrainedModel) -> PreTrainedModel:
-    """The vision model inside a model of pictures and text, or the model itself."""
-    if getattr(model.config, "vision_config", None) is None:
-        return model
-    return model.get_encoder(modality="image")
+    """The vision model inside a model of pictures and text, below a head, or the model itself."""
+    if getattr(model.config, "vision_config", None) is not None:
+        return model.get_encoder(modality="image")
+    candidates = (model, model.base_model, getattr(model, "vision_model", model))
+    wanted = MODEL_MAPPING.get(type(model.config), ())
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    return next((candidate for candidate in candidates if isinstance(candidate, wanted)), model)
 
 
-def _needed(missing: set[str]) -> list[str]:
+def needed_weights(missing: Iterable[str]) -> list[str]:
+    """Those of a vision model's missing tensors that a decoder would read: all but the unused heads'."""
     return sorted(name for name in missing if not any(part in _UNUSED_HEADS for part in name.split(".")))
 
 
 def _checked(
     vision: str, model: PreTrainedModel, info: dict[str, set[str]]
 ) -> tuple[PreTrainedModel, dict[str, list[str]]]:
-    needed = _needed(info["missing_keys"])
+    needed = needed_weights(info["missing_keys"])
     if needed:
         raise ValueError(
             f"Every weight of the vision encoder must come from {vision}, got none for {len(needed)} tensors, the first "

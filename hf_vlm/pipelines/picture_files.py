@@ -13,6 +13,7 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
 from hf_vlm.models.trocr.recognition import RecognizedText
+from hf_vlm.parts.shipped_models import default_ocr_model
 
 _PICTURE_SUFFIXES = frozenset(Image.registered_extensions())
 
@@ -26,6 +27,7 @@ class ReadFile:
         text: the text; empty if the model abstained or the file could not be read.
         score: confidence of the whole text in [0, 1].
         words: `{"word", "confidence"}` a word.
+        abstained: whether the model gave no text because its score lay below the asked threshold.
         error: why the file could not be read; None if it could.
     """
 
@@ -33,6 +35,7 @@ class ReadFile:
     text: str = ""
     score: float = 0.0
     words: list[dict[str, Any]] = field(default_factory=list)
+    abstained: bool = False
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,22 +87,6 @@ def read_files(
     yield from _read_batch(reader, processor, batch, settings)
 
 
-def default_ocr_model() -> Path:
-    """The folder of the OCR model that comes with the package: in a wheel inside it, in a checkout beside it.
-
-    Raises:
-        FileNotFoundError: if neither place has it.
-    """
-    package = Path(__file__).resolve().parents[1]
-    places = [root / "model_cards" / "trocr-mini-lines" for root in (package, package.parent)]
-    for place in places:
-        if (place / "config.json").is_file():
-            return place
-    raise FileNotFoundError(
-        f"The OCR model of the package is wanted, got neither {places[0]} nor {places[1]}. Name a model with `--model`."
-    )
-
-
 def _listed_files(files: Iterable[str | os.PathLike]) -> Iterator[ReadFile]:
     for file in files:
         path = Path(file)
@@ -128,4 +115,5 @@ def _read_batch(
         if picture is not None:
             recognized = next(texts)
             result.text, result.score, result.words = recognized.text, recognized.score, recognized.words
+            result.abstained = recognized.abstained
         yield result

@@ -15,9 +15,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.parts.pretrained_model import HubModel
+from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
-from hf_vlm.pipelines.picture_files import default_ocr_model
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
 

@@ -33,7 +33,7 @@ class ModelSection:
     """Origin of model and processor: `pretrained`, or `vision` with `text`, or `vision_config` with `text_config`.
 
     Attributes:
-        pretrained: folder or Hub name of a whole model to go on with.
+        pretrained: folder or Hub name of a whole model to go on with; `default` for the one that comes with the package.
         vision: folder or Hub name of a pretrained vision encoder.
         text: folder or Hub name of a pretrained text model, whose tokenizer is taken too.
         vision_config: settings of a vision encoder to be trained from scratch, with its `model_type`.

@@ -28,6 +28,7 @@ from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditional
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary, load_tokenizer
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
 from hf_vlm.parts.pictures import to_grayscale
+from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
@@ -77,7 +78,9 @@ def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (ValueError, OSError) as error:
-        raise _without_worker_traceback(error) from error
+        if not str(error).startswith("Caught "):
+            raise
+        raise _without_worker_traceback(error) from None
     trainer.save_model()
     trainer.save_state()
     return trainer
@@ -100,7 +103,6 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         for name, lines in recipe.data.validation.items()
     }
     model, processor = build_model(recipe, [text for rows in sources for text in rows.texts])
-    check_losses(model, arguments)
     check_vocabulary(model, processor.tokenizer)
     for rows in (*sources, *(lines.rows for lines in validation.values())):
         check_labels(rows, processor)
@@ -179,10 +181,11 @@ def build_model(
         refuse_unknown(name, known, "model.settings")
     with named_section("model.settings"):
         if section.pretrained:
+            name = str(default_ocr_model()) if section.pretrained == "default" else section.pretrained
             model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
-                section.pretrained, dtype=torch.float32, **section.settings
+                name, dtype=torch.float32, **section.settings
             )
-            processor = TrOCREncoderDecoderProcessor.from_pretrained(section.pretrained)
+            processor = TrOCREncoderDecoderProcessor.from_pretrained(name)
             if image_size is not None:
                 processor.resize(image_size)
         elif section.vision and section.text:
@@ -244,21 +247,6 @@ def _build_from_configs(
     return TrOCREncoderDecoderForConditionalGeneration(config), processor
 
 
-def check_losses(model: TrOCREncoderDecoderForConditionalGeneration, arguments: Seq2SeqTrainingArguments) -> None:
-    """Checks that the Trainer's label smoothing, which replaces the model's loss, replaces nothing but a plain one.
-
-    Raises:
-        ValueError: if the model's config, the recipe's or a pretrained model's own, asks for label smoothing or CTC too.
-    """
-    for name in ("label_smoothing", "ctc_loss_weight"):
-        value = getattr(model.config, name)
-        if value and arguments.label_smoothing_factor:
-            raise ValueError(
-                f"The loss is wanted from model or Trainer, got `model.settings.{name}`={value} and "
-                f"`training.label_smoothing_factor`={arguments.label_smoothing_factor}. Set one of the two to 0."
-            )
-
-
 def check_labels(rows: TextLines, processor: TrOCREncoderDecoderProcessor) -> None:
     """Checks that every text can be a label, and tells how much of all of them the tokenizer does not know.
 
@@ -307,9 +295,7 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
 
 
 def _without_worker_traceback(error: Exception) -> Exception:
-    """The error as it was raised, where a worker process of the data loader has wrapped its traceback around it."""
-    if not str(error).startswith("Caught "):
-        return error
+    """The error as it was raised, before a worker process of the data loader wrapped its traceback around it."""
     *_, last = str(error).strip().splitlines()
     return type(error)(last.partition(": ")[2])
 

@@ -345,7 +345,7 @@ def test_missing_jiwer_is_told_before_the_start(recipe_sections, monkeypatch):
 def test_loss_of_model_and_of_trainer_at_once_is_refused(recipe_sections, tmp_path, of_model):
     """Also where the model's own setting lies in a checkpoint, and not in the recipe."""
     both = [f"model.settings.{of_model}=0.1", "training.label_smoothing_factor=0.1"]
-    with pytest.raises(ValueError, match=f"{of_model}`=0.1.*label_smoothing_factor`=0.1"):
+    with pytest.raises(ValueError, match=f"{of_model}`=0.1.*label_smoothing_factor`"):
         build_trainer(recipe_of(recipe_sections, *both))
     build_trainer(recipe_of(recipe_sections, both[0])).save_model(str(tmp_path / "saved"))
     recipe_sections["model"] = {"pretrained": str(tmp_path / "saved")}

@@ -8,6 +8,8 @@ A text model takes one of three ways:
 """
 
 import copy
+import dataclasses
+import difflib
 import functools
 import inspect
 import logging
@@ -21,8 +23,8 @@ from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,7 +32,7 @@ from transformers import (
 
 from ...parts.checkpoint_files import naming_faults, read_config, read_weights
 from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_config, map_text_weights
-from ...parts.vision_features import describe_vision_model, load_vision_model
+from ...parts.vision_features import describe_vision_model, load_vision_model, needed_weights
 from ...parts.weight_report import WeightReport, describe_part
 from .configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
 from .processing_trocr import load_tokenizer
@@ -60,7 +62,13 @@ class TrOCRParts:
 
     def place(self, vision_model: nn.Module, decoder: Any) -> None:
         """Copy the weights into a new model's parts; what no source has keeps its fresh initialisation."""
-        vision_model.load_state_dict(self.vision.state_dict())
+        missing, unexpected = vision_model.load_state_dict(self.vision.state_dict(), strict=False)
+        if unexpected or needed_weights(missing):
+            raise ValueError(
+                f"`vision` must be a model that `AutoModel` makes of its config, got `{type(self.vision).__name__}`, of "
+                f"other weights: {', '.join([*unexpected, *missing][:3])}. Give its folder, or load it with `AutoModel`."
+            )
+        self.vision_report["new"] = sorted({*self.vision_report["new"], *missing})  # an unused pooler
         missing, unexpected = decoder.load_state_dict(self.decoder_weights, strict=False)
         assert not unexpected, unexpected
         self.decoder_sources["new"] = [name for name in missing if name not in decoder.all_tied_weights_keys]
@@ -116,8 +124,17 @@ def load_parts(
         config_fields: fields of `TrOCREncoderDecoderConfig`, such as `label_smoothing` or `decoder_start_token_id`.
 
     Raises:
-        ValueError: if the text model can't cross-attend, or the tokenizer and its vocabulary disagree.
+        ValueError: if a setting is unknown, the text model can't cross-attend, or the tokenizer and its vocabulary
+            disagree.
     """
+    known = [field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)]
+    for name in config_fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *inspect.signature(load_parts).parameters], n=1)
+            raise ValueError(
+                f"`{name}` must be a setting of `load_parts` or of `TrOCREncoderDecoderConfig`, got an unknown one. "
+                + (f"Did you mean `{near[0]}`?" if near else "Leave it out.")
+            )
     text_source = text if isinstance(text, PreTrainedModel) else None
     if text_source is None:
         read_config(text)  # says what is wrong where there is none
@@ -190,10 +207,16 @@ def cross_attending_config(config: PreTrainedConfig) -> PreTrainedConfig:
     config = type(config).from_dict(config.to_dict())
     config.is_decoder = True
     config.add_cross_attention = True
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"`text` must be a model whose decoder transformers builds alone (`AutoModelForCausalLM`), got "
+            f"`{config.model_type}`, whose decoder it builds with its encoder only. Use BART, mBART, or an encoder-only "
+            "model such as RoBERTa."
+        )
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise ValueError(_cannot_cross_attend(config)) from error
     if "encoder_hidden_states" not in inspect.signature(model.forward).parameters:
         raise ValueError(_cannot_cross_attend(config))
@@ -222,7 +245,7 @@ def _kept_decoder(
     if whole is None and source_config.is_encoder_decoder:
         # A whole BART keeps its words in one table for both halves, where the decoder alone doesn't look.
         with naming_faults(text):
-            whole = AutoModel.from_pretrained(text, dtype=torch.float32)
+            whole = AutoModelForSeq2SeqLM.from_pretrained(text, dtype=torch.float32)
     load = functools.partial(
         MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)].from_pretrained,
         config=text_config,
@@ -235,7 +258,7 @@ def _kept_decoder(
         with naming_faults(text):
             decoder, info = load(text)
     missing = set(info["missing_keys"])
-    if needed := _needed(missing):
+    if needed := _needed(missing, decoder):
         raise ValueError(
             f"Every weight of the text model but cross-attention must come from {_name(text)}, got none for "
             f"`{needed[0]}`. Check that the folder holds a complete checkpoint."
@@ -245,14 +268,11 @@ def _kept_decoder(
     return weights, {"dropped": dropped}
 
 
-def _needed(missing: set[str]) -> list[str]:
-    """Tensors that may not be new: all but cross-attention and the output layer."""
+def _needed(missing: set[str], decoder: PreTrainedModel) -> list[str]:
+    """Tensors that may not be new: all but cross-attention and the output layers behind the body."""
     new = ("cross", "encoder_attn")
-    return sorted(
-        name
-        for name in missing
-        if not any(word in name.lower() for word in new) and not name.startswith(("cls.", "lm_head."))
-    )
+    body = f"{decoder.base_model_prefix}." if decoder.base_model is not decoder else ""
+    return sorted(name for name in missing if name.startswith(body) and not any(word in name.lower() for word in new))
 
 
 def _tokenizer_beside(text: str | os.PathLike | PreTrainedModel) -> PreTrainedTokenizerBase | None:

@@ -26,7 +26,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ...blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
 from ...parts.checkpoint_files import find_file
-from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel, refuse_random_weights
+from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
 from ...parts.vision_features import describe_vision_model, show_every_patch, vision_features
 from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import TrOCRParts, load_parts
@@ -109,6 +109,7 @@ def cross_attention_size(config: TrOCREncoderDecoderConfig) -> int:
 class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedModel, GenerationMixin):
     """The whole reader: `forward` for training, `generate` for token ids, `recognize` for text with confidence."""
 
+    may_be_new = ("pooler", "ctc_head")  # a CTC head serves training alone
     _can_compile_fullgraph = True
 
     def __init__(self, config: TrOCREncoderDecoderConfig) -> None:
@@ -141,25 +142,15 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """As `HubModel.from_pretrained`; a folder's report of where its weights came from stays with the model.
-
-        Raises:
-            ValueError: also if a tensor is missing, unless `output_loading_info` asks to be told instead. Only a CTC head
-                may be new: it serves training alone.
-        """
-        with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        """As `HubModel.from_pretrained`; a folder's report of where its weights came from stays with the model."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
-            if not with_info:
-                refuse_random_weights(
-                    {name for name in info["missing_keys"] if not name.startswith("ctc_head.")},
-                    pretrained_model_name_or_path,
-                )
             where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
             report = find_file(pretrained_model_name_or_path, REPORT_FILE, **where)
             if report is not None:
+                model = loaded[0] if isinstance(loaded, tuple) else loaded
                 model.weight_report = WeightReport.load(report.parent)
-        return (model, info) if with_info else model
+        return loaded
 
     @classmethod
     def from_pretrained_parts(

@@ -64,7 +64,6 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(processor.end_token_id)
         if image_size is not None:
-            processor.image_processor = copy.deepcopy(image_processor)  # one that was handed over stays as it is
             processor.resize(image_size)
         return processor
 
@@ -86,6 +85,7 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
     def resize(self, image_size: int | tuple[int, int]) -> None:
         """Make pictures of `image_size` pixels, one number or (height, width), as the model's `resize` makes it take."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_processor: Any = show_whole_lines(copy.deepcopy(self.image_processor))  # others may hold it too
         self.image_processor.size = {"height": height, "width": width}
 
     @property
@@ -123,13 +123,16 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
             padded with -100.
 
         Raises:
-            ValueError: if neither came, their numbers differ, or a label is longer than `max_label_length`.
+            ValueError: if neither came, there is no picture in `images`, their numbers differ, or a label is longer than
+                `max_label_length`.
         """
         if images is None and text is None:
             raise ValueError("`images`, `text` or both must be given, got neither. Pass at least one picture.")
         data: dict[str, Any] = {}
         if images is not None:
             pictures = images if isinstance(images, list | tuple) else [images]
+            if not pictures:
+                raise ValueError("`images` must hold a picture, got an empty list. Pass at least one.")
             pictures = [to_rgb(picture) if isinstance(picture, Image.Image) else picture for picture in pictures]
             data.update(self.image_processor(pictures, return_tensors=return_tensors, **kwargs))
         if text is not None:
