@@ -59,7 +59,7 @@ def test_read_json_gives_score_and_word_confidences(model_folder, lines_folder, 
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"file"')]
     assert [row["file"] for row in told] == [str(folder / f"line_{index}.png") for index in range(3)]
     for row in told:
-        assert set(row) == {"file", "text", "score", "words"}
+        assert set(row) == {"file", "text", "score", "words", "abstained"}
         assert 0 <= row["score"] <= 1
         assert row["text"].split() == [word["word"] for word in row["words"]]
         assert all(0 <= word["confidence"] <= 1 for word in row["words"])

@@ -1,7 +1,7 @@
 """What the documentation says, it does: Python blocks run, commands and files are there.
 
 Blocks of one document run in its order and in one namespace, as a reader would paste them, in a folder that holds what
-a checkout holds. A document is the README or the docstrings of one module.
+a checkout holds. A document is the README, a model card or the docstrings of one module.
 """
 
 import ast
@@ -39,6 +39,8 @@ def docstrings(source: str) -> list[tuple[int, str]]:
 def documents() -> dict[str, list[tuple[int, str]]]:
     """The Python blocks of every document that has some."""
     found = {"README.md": fenced_blocks(README.read_text(encoding="utf-8"), "python", "py")} if README.exists() else {}
+    for path in sorted((CHECKOUT / "model_cards").glob("*/README.md")):
+        found[path.relative_to(CHECKOUT).as_posix()] = fenced_blocks(path.read_text(encoding="utf-8"), "python", "py")
     for path in sorted((CHECKOUT / "hf_vlm").rglob("*.py")):
         found[path.relative_to(CHECKOUT).as_posix()] = [
             (start + line, source)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -34,6 +36,14 @@ def test_examples_go_through_the_processor_in_order():
 def test_a_model_adds_its_decoder_inputs():
     batch = LineCollator(processor, model=Model())(EXAMPLES)
     assert batch["decoder_input_ids"].tolist() == [[0, 2], [0, 0]]
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "ctc_loss_weight"])
+def test_loss_of_the_model_that_the_trainer_would_replace_is_refused(name):
+    model = Model()
+    model.config = SimpleNamespace(**{name: 0.1})
+    with pytest.raises(ValueError, match=f"`{name}`=0.1 in the model's config beside Trainer's"):
+        LineCollator(processor, model=model)
 
 
 def test_example_without_a_text_is_named():

@@ -43,6 +43,14 @@ def test_csv_with_quoted_commas_is_read(tmp_path):
     assert read_lines(tmp_path).texts == ["1,50, please"]
 
 
+def test_csv_rows_end_at_line_ends_only(tmp_path):
+    """Form feeds and Unicode's line separators are characters of a text as any other."""
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    content = 'file_name,text\r\na.png,one\x0ctwo\u2028three\r\nb.png,"four\nfive"\r\n'
+    (tmp_path / "metadata.csv").write_bytes(content.encode())
+    assert read_lines(tmp_path).texts == ["one two three", "four five"]
+
+
 @pytest.mark.parametrize("pictures", ["image", "."])
 def test_tab_separated_files_split_at_the_first_tab_only(tmp_path, pictures):
     write_pictures(tmp_path / pictures, ["a.png", "b.png"])
@@ -77,6 +85,7 @@ def test_aspect_is_width_by_height(tmp_path):
         ('{"file_name": "a.png"}', "line 1: wanted a `text`, got None"),
         ('{"file_name": "a.png", "text": " "}', "line 1: wanted a `text`, got an empty one"),
         ('{"image": "a.png", "text": "x"}', "line 1: wanted a `file_name`"),
+        ('{"file_name": 5, "text": "x"}', "line 1: wanted a `file_name`"),
         ("", "must hold lines, got none"),
     ],
 )
@@ -177,3 +186,15 @@ def test_folder_saved_by_datasets_is_read(tmp_path):
     assert list(lines.texts) == ["two"]
     assert lines[0]["image"].size == (60, 10)
     assert lines.aspect(0) == 6
+
+
+def test_saved_split_of_another_name_and_damaged_folder_are_refused(tmp_path):
+    columns = {"image": [Image.new("L", (40, 10))], "text": ["one"]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(columns, features=features, split="train").save_to_disk(str(tmp_path / "saved"))
+    assert read_lines(tmp_path / "saved", split="train").texts == ["one"]
+    with pytest.raises(ValueError, match="`split` must be train, all that .*saved holds, got test"):
+        read_lines(tmp_path / "saved", split="test")
+    (tmp_path / "saved" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="saved must hold what `save_to_disk` writes"):
+        read_lines(tmp_path / "saved")

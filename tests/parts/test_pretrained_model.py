@@ -92,6 +92,18 @@ def test_home_folder_without_pooler_loads_and_one_without_a_layer_does_not(tmp_p
         VisionTransformerModel.from_pretrained(tmp_path)
 
 
+def test_own_folder_without_a_layer_is_refused_unless_loading_info_is_asked_for(tmp_path):
+    VisionTransformerModel(VisionTransformerConfig()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = "layers.1.attention.k_proj.weight"
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"got none for 1 tensors, the first `{lost}`"):
+        VisionTransformerModel.from_pretrained(tmp_path)
+    _, info = VisionTransformerModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {lost}
+
+
 def test_folder_of_another_architecture_is_refused_by_name(tmp_path):
     tiny_reader().save_pretrained(tmp_path)
     with pytest.raises(

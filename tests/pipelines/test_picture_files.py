@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-import hf_vlm.pipelines.picture_files as picture_files
-from hf_vlm.pipelines.picture_files import default_ocr_model, read_files
+from hf_vlm.pipelines.picture_files import read_files
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"abstain_below": 0.5}])
@@ -16,6 +15,8 @@ def test_files_are_read_as_by_the_pipeline(reader_folder, line_files, settings, 
     found = list(read_files(line_files, model=reader_folder, batch_size=batch_size, **settings))
     assert [result.file for result in found] == line_files
     assert [result.text for result in found] == [entry["generated_text"] for (entry,) in wanted]
+    abstains = "abstain_below" in settings
+    assert [result.abstained for result in found] == [abstains and entry["abstained"] for (entry,) in wanted]
     assert [result.score for result in found] == pytest.approx([entry["score"] for (entry,) in wanted], rel=1e-4)
     for result, (entry,) in zip(found, wanted, strict=True):
         assert [word["word"] for word in result.words] == [word["word"] for word in entry["words"]]
@@ -44,13 +45,3 @@ def test_folder_is_read_by_name_and_only_its_pictures(reader_folder, line_files)
     finally:
         (folder / "notes.txt").unlink()
     assert found == line_files
-
-
-def test_missing_default_model_says_where_it_was_sought(monkeypatch, tmp_path):
-    monkeypatch.setattr(picture_files, "__file__", str(tmp_path / "hf_vlm" / "pipelines" / "picture_files.py"))
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*--model"):
-        default_ocr_model()
-    for place in (tmp_path, tmp_path / "hf_vlm"):  # a checkout, and a wheel, which goes first
-        (place / "model_cards" / "trocr-mini-lines").mkdir(parents=True)
-        (place / "model_cards" / "trocr-mini-lines" / "config.json").write_text("{}")
-        assert default_ocr_model() == place / "model_cards" / "trocr-mini-lines"

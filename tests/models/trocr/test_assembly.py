@@ -333,9 +333,42 @@ def test_text_model_that_can_not_cross_attend_is_refused_before_any_weight_is_re
     save_encoder("vit", tmp_path / "vision")
     read = []
     monkeypatch.setattr(assembly, "load_vision_model", lambda *args, **kwargs: read.append(args))
-    with pytest.raises(ValueError, match=f"got `{kind}`, which cannot.*use the projector model"):
+    why = "whose decoder it builds with its encoder only" if kind == "t5" else "which cannot.*use the projector model"
+    with pytest.raises(ValueError, match=f"got `{kind}`, {why}"):
         from_pretrained_parts(vision=tmp_path / "vision", text=tmp_path / "text")
     assert not read
+
+
+def test_misspelt_setting_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="`label_smothing` must be a setting .* Did you mean `label_smoothing`"):
+        assemble("vit", "roberta", tmp_path, label_smothing=0.1)
+
+
+def test_vision_model_below_a_head_is_taken_without_the_head(tmp_path):
+    whole = hub.ViTForImageClassification(hub.ViTConfig(**TRANSFORMER))
+    randomise(whole, std=0.2)
+    save_text("roberta", tmp_path / "text")
+    reader = from_pretrained_parts(vision=whole, text=tmp_path / "text")
+    for name, tensor in whole.vit.state_dict().items():
+        assert torch.equal(reader.encoder.vision_model.state_dict()[name], tensor)
+    report = reader.weight_report["vision"]
+    assert list(report.dropped) == ["classifier.bias", "classifier.weight"]
+    assert all(name.startswith("pooler.") for name in report.new)
+
+
+def test_every_tensor_of_a_whole_bart_is_accounted_for(tmp_path):
+    save_encoder("vit", tmp_path / "vision"), save_text("bart", tmp_path / "base")
+    whole = hub.BartForConditionalGeneration(hub.AutoConfig.from_pretrained(tmp_path / "base")).eval()
+    randomise(whole, std=0.2)
+    whole.save_pretrained(tmp_path / "text")
+    reader = from_pretrained_parts(vision=tmp_path / "vision", text=tmp_path / "text")
+    report = reader.weight_report["decoder"]
+    file_names = set(load_file(tmp_path / "text" / "model.safetensors"))
+    unnamed = file_names - set(report.dropped) - set(reader.decoder.state_dict())
+    assert unnamed <= {"model.shared.weight"}  # the words of both halves, which the decoder has under its own name
+    assert "final_logits_bias" in report.dropped
+    shared = whole.model.shared.weight
+    assert torch.equal(reader.decoder.get_input_embeddings().weight, shared)
 
 
 # Vocabulary and tokens

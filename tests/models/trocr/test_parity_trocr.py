@@ -123,6 +123,21 @@ def assert_same_reader(ours, stock, pixel_values: torch.Tensor) -> None:
         assert torch.equal(ours.generate(pixel_values, **settings), stock.generate(pixel_values, **settings))
 
 
+def test_generation_settings_of_an_old_folder_stand_in_its_config(tmp_path, pixel_values):
+    """Before transformers 4.25, and in many folders still, there is no generation_config.json."""
+    stock_model("vit", "trocr").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"max_length": 9, "num_beams": 3, "no_repeat_ngram_size": 1, "length_penalty": 2.0}
+    config |= {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stock = VisionEncoderDecoderModel.from_pretrained(tmp_path).eval()
+    ours = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(tmp_path)
+    expected = stock.generate(pixel_values)
+    assert expected.shape[1] <= 9
+    assert torch.equal(ours.generate(pixel_values), expected)
+
+
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS, ids=[f"{e} + {d}" for e, d in PAIRS])
 def test_stock_folder_reads_equally_loaded_saved_and_reloaded(encoder, decoder, tmp_path, pixel_values):
     stock = stock_model(encoder, decoder)

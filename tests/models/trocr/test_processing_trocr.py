@@ -10,6 +10,7 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
+    CLIPImageProcessor,
     ConvNextImageProcessor,
     PreTrainedTokenizerFast,
     ViTImageProcessor,
@@ -185,6 +186,15 @@ def test_folders_image_processor_is_made_to_show_the_whole_line(image_processor,
     pixels = processor(images=picture)["pixel_values"]
     assert pixels.shape == (1, 3, 32, 32)
     assert pixels[0, 0, 16, 0] < pixels[0, 0, 16, 16] - 1
+
+
+def test_wanted_size_reaches_an_image_processor_that_would_crop():
+    handed = CLIPImageProcessor()
+    joined = TrOCREncoderDecoderProcessor.from_pretrained_parts(
+        vision=handed, text=word_tokenizer(eos_token="<end>"), image_size=(32, 64)
+    )
+    assert joined(images=line(300))["pixel_values"].shape[-2:] == (32, 64)
+    assert handed.do_center_crop and handed.crop_size["height"] == 224  # stays as it was
 
 
 def test_image_processor_that_cuts_nothing_off_is_left_alone():
