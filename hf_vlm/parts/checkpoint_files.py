@@ -90,7 +90,8 @@ def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Itera
         read_config(name_or_folder, **hub_kwargs)
         if isinstance(error, StrictDataclassError):
             raise ValueError(
-                f"`config.json` of `{name_or_folder}` must hold settings that fit, got: {error.__cause__ or error}"
+                f"`config.json` of `{name_or_folder}` must hold settings that fit, got one that doesn't: "
+                f"{error.__cause__ or error} Correct it, or copy the file again."
             ) from error
         read_weights(name_or_folder, **hub_kwargs)
         if "ignore_mismatched_sizes" in str(error):

@@ -99,13 +99,20 @@ class ImageToTextPipeline(Pipeline):
         return {}, settings, {}
 
     def preprocess(self, image: Any) -> dict[str, Any]:
-        """Open one picture; the batch it ends up in is prepared as a whole."""
+        """Open one picture; the batch it ends up in is prepared as a whole.
+
+        Raises:
+            ValueError: if the picture is damaged or none at all.
+            OSError: if there is no such file.
+        """
         picture = open_picture(image)
         try:
             return {"picture": to_rgb(picture)}
         except (OSError, ValueError) as error:  # a PIL picture that was opened, but not read before
             name = image if isinstance(image, str | os.PathLike) else getattr(picture, "filename", "") or repr(picture)
-            raise ValueError(f"{name}: wanted a whole picture, got an error from Pillow ({error}).") from error
+            raise ValueError(
+                f"{name}: wanted a whole picture, got an error from Pillow ({error}). Save or copy it again."
+            ) from error
 
     def _forward(
         self, model_inputs: dict[str, Any], interpolate_pos_encoding: bool = False, **generation: Any
