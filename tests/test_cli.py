@@ -31,7 +31,7 @@ def test_train_writes_a_model_and_evaluate_and_read_use_it(recipe_sections, line
 
     assert main(["evaluate", str(tmp_path / "out"), str(lines_folder), "--split", "validation"]) == 0
     told = capsys.readouterr().out
-    assert re.search(r"lines: CER [\d.]+ %, WER [\d.]+ % on 3 lines", told)
+    assert re.search(r"lines: CER [\d.]+ %, WER [\d.]+ %, word F1 [\d.]+ % on 3 lines", told)
 
     pictures = sorted(str(path) for path in (lines_folder / "validation").glob("*.png"))
     assert main(["read", "--model", str(tmp_path / "out"), *pictures]) == 0

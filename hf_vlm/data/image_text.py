@@ -7,6 +7,8 @@ Layouts, tried in this order in a folder:
     gt_SPLIT.txt           `file<TAB>text` lines, pictures in `image/` or beside (the TrOCR authors' STR, IAM, receipts)
     SPLIT/metadata.*       `file_name,text` as JSON lines or CSV (the Hub's ImageFolder); without a split, metadata.*
     SPLIT*.parquet         `image` and `text` columns, also in `data/` (the Hub's own form); without a split, *.parquet
+    SPLIT/*.xml            PAGE or ALTO beside the pages' pictures, SPLIT/*.txt SROIE's boxes: see `data/page_lines.py`;
+                           without a split, in the folder itself
 A folder written by `datasets`' `save_to_disk` is read as what it says it is. A metadata file beside all pictures serves a
 split by its column `split`, or by file names that begin with the split's folder.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from hf_vlm.data.page_lines import PageLine, is_page_folder, read_pages
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -38,7 +41,7 @@ class TextLines(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, pictures: Sequence[Any], texts: Sequence[str], sources: Sequence[str]) -> None:
-        """`pictures`: paths, bytes, or rows `{"bytes", "path"}` as `datasets` stores undecoded pictures."""
+        """`pictures`: paths, bytes, lines of pages, or rows `{"bytes", "path"}` as `datasets` has undecoded pictures."""
         self._pictures, self.texts, self.sources = pictures, texts, sources
 
     def __len__(self) -> int:
@@ -56,6 +59,8 @@ class TextLines(Sequence[dict[str, Any]]):
     def aspect(self, index: int) -> float:
         """Width by height of picture `index`, read from its head only where that suffices."""
         picture = self._picture(index)
+        if isinstance(picture, PageLine):
+            return picture.aspect
         if isinstance(picture, str | Path | bytes):
             try:
                 with warnings.catch_warnings():
@@ -77,6 +82,8 @@ class TextLines(Sequence[dict[str, Any]]):
         picture = self._picture(index)
         if picture is None:
             raise ValueError(f"{self.sources[index]}: wanted a picture, got none. Fill or remove the row.")
+        if isinstance(picture, PageLine):
+            return picture.crop()
         name = self.sources[index] if isinstance(picture, bytes) else f"{self.sources[index]}, {picture}"
         try:
             return open_picture(picture, name=name)
@@ -90,7 +97,8 @@ def read_lines(
     """The lines of a data set on disk.
 
     Args:
-        path: a folder in one of the layouts above, or one file: .parquet, .jsonl, .csv, or tab-separated .txt or .tsv.
+        path: a folder in one of the layouts above, or one file: .parquet, .jsonl, .csv, .xml, or tab-separated .txt or
+            .tsv.
         split: such as `train`; picks the file or folder of that name.
         where: column -> wanted value or values; other rows are left out. Needs a layout with columns.
 
@@ -103,6 +111,9 @@ def read_lines(
         raise FileNotFoundError(
             f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it."
         )
+    pages = path if path.suffix == ".xml" or split is None else path / split
+    if path.suffix == ".xml" or is_page_folder(pages):
+        return _read_pages(pages, where)
     files = [path] if path.is_file() else _layout(path, split)
     wanted = {
         key: {str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)}
@@ -138,6 +149,17 @@ def read_lines(
     if not texts:
         raise ValueError(f"{files[0]} must hold lines, got none{f' where {where}' if where else ''}. Check the file.")
     return TextLines(pictures, texts, sources)
+
+
+def _read_pages(pages: Path, where: Mapping[str, Any] | None) -> TextLines:
+    if where:
+        raise ValueError(
+            f"`where` chooses by columns, got {dict(where)} for {pages}, whose pages have none. Leave it out."
+        )
+    lines = read_pages(pages)
+    if not lines:
+        raise ValueError(f"{pages} must hold lines with text, got none. Check the files.")
+    return TextLines(lines, [_clean(line.text, line.source) for line in lines], [line.source for line in lines])
 
 
 def _layout(folder: Path, split: str | None) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from hf_vlm.data.image_text import TextLines, read_lines
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
-from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_error_rate
+from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_accuracy, word_error_rate, word_f1
 
 
 @dataclass
@@ -19,6 +19,7 @@ class ReadingScores:
 
     Attributes:
         cer, wer: corpus rates, see `hf_vlm.training.metrics`; 0 is perfect.
+        word_f1, word_accuracy: SROIE's measure and that of scene text, see there; 1 is perfect.
         num_lines: how many lines were read.
         lines_per_second: pictures decoded, prepared and read a second, on the machine it ran on.
         predictions: the text of every line, in order.
@@ -26,6 +27,8 @@ class ReadingScores:
 
     cer: float
     wer: float
+    word_f1: float
+    word_accuracy: float
     num_lines: int
     lines_per_second: float
     predictions: list[str]
@@ -36,8 +39,8 @@ class ReadingScores:
 
     def __str__(self) -> str:
         return (
-            f"CER {100 * self.cer:.2f} %, WER {100 * self.wer:.2f} % on {self.num_lines} lines "
-            f"({self.lines_per_second:.1f} lines/s)"
+            f"CER {100 * self.cer:.2f} %, WER {100 * self.wer:.2f} %, word F1 {100 * self.word_f1:.2f} % "
+            f"on {self.num_lines} lines ({self.lines_per_second:.1f} lines/s)"
         )
 
 
@@ -110,6 +113,8 @@ def evaluate_lines(
     return ReadingScores(
         cer=character_error_rate(rows.texts, predictions, case_sensitive=not ignore_case),
         wer=word_error_rate(rows.texts, predictions, case_sensitive=not ignore_case),
+        word_f1=word_f1(rows.texts, predictions, case_sensitive=not ignore_case),
+        word_accuracy=word_accuracy(rows.texts, predictions),
         num_lines=len(rows),
         lines_per_second=len(rows) / seconds,
         predictions=predictions,

@@ -1,10 +1,12 @@
-"""Error rates of read text, one definition for training, evaluation and reports.
+"""Error rates and accuracies of read text, one definition for training, evaluation and reports.
 
-Both are corpus rates: the edits of all lines, divided by the length of all references. A mean of rates per line would
+The error rates are corpus rates: the edits of all lines, divided by the length of all references. A mean of rates per line would
 let a one-word line weigh as much as a long one. A rate above 1 is possible: inserted text counts as well.
 """
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -38,6 +40,40 @@ def word_error_rate(references: Sequence[str], predictions: Sequence[str], *, ca
     """
     jiwer = require_jiwer()
     return jiwer.process_words(*_normalise(references, predictions, case_sensitive)).wer
+
+
+def word_accuracy(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Share of texts read without a mistake in their ASCII letters and digits, case aside; in [0, 1].
+
+    For pictures of one word, as in scene text: accents, punctuation and spaces do not count, so texts in other scripts
+    can't be scored by it.
+
+    Raises:
+        ValueError: if the two differ in number, or if there is no reference.
+
+    Source: the word accuracy of the scene text benchmarks, as TrOCR reports (Li et al. 2023, section 3.1,
+        https://arxiv.org/abs/2109.10282).
+    """
+    pairs = zip(*_normalise(references, predictions, case_sensitive=False), strict=True)
+    alike = [re.sub("[^0-9a-z]", "", one) == re.sub("[^0-9a-z]", "", other) for one, other in pairs]
+    return sum(alike) / len(alike)
+
+
+def word_f1(references: Sequence[str], predictions: Sequence[str], *, case_sensitive: bool = True) -> float:
+    """Harmonic mean of the shares of read words that are there and of words there that were read; in [0, 1].
+
+    Words are compared within their line, whatever their order; each is matched once at most.
+
+    Arguments and errors are those of `character_error_rate`.
+
+    Source: SROIE's task 2, https://rrc.cvc.uab.es/?ch=13&com=tasks, as TrOCR reports (Li et al. 2023, section 3.1).
+    """
+    matched = read = wanted = 0
+    for reference, prediction in zip(*_normalise(references, predictions, case_sensitive), strict=True):
+        of_reference, of_prediction = Counter(reference.split()), Counter(prediction.split())
+        matched += (of_reference & of_prediction).total()
+        wanted, read = wanted + of_reference.total(), read + of_prediction.total()
+    return 2 * matched / (wanted + read)
 
 
 def require_jiwer() -> ModuleType:

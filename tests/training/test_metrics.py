@@ -4,7 +4,7 @@ import builtins
 
 import pytest
 
-from hf_vlm.training.metrics import character_error_rate, word_error_rate
+from hf_vlm.training.metrics import character_error_rate, word_accuracy, word_error_rate, word_f1
 
 
 def test_character_error_rate_is_a_corpus_rate_not_a_mean_of_lines():
@@ -40,6 +40,19 @@ def test_case_is_folded_only_when_asked():
 
 def test_composed_and_decomposed_accents_are_the_same_text():
     assert character_error_rate(["\u00e9t\u00e9"], ["e\u0301te\u0301"]) == 0
+
+
+def test_word_f1_matches_each_word_once_within_its_line():
+    references, predictions = ["to be or not to be", "that is"], ["be to to to is", "is it"]
+    # matched: be, to, to and is; 8 words there, 7 read: precision 4/7, recall 4/8
+    assert word_f1(references, predictions) == pytest.approx(2 * (4 / 7) * (4 / 8) / (4 / 7 + 4 / 8))
+    assert word_f1(["TOTAL 5"], ["Total 5"]) == pytest.approx(0.5)
+    assert word_f1(["TOTAL 5"], ["Total 5"], case_sensitive=False) == 1
+    assert word_f1(["a"], [""]) == 0
+
+
+def test_word_accuracy_counts_letters_and_digits_only():
+    assert word_accuracy(["Coffee!", "24-7", "Bar"], ["COFFEE", "247", "Bat"]) == pytest.approx(2 / 3)
 
 
 def test_references_and_predictions_of_different_number_raise():

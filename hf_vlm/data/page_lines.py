@@ -1,0 +1,256 @@
+"""Lines cut out of pages: pictures of whole pages with a file beside each that says where the lines are and what they say.
+
+    X.jpg + X.txt   SROIE's task 2: `x1,y1,x2,y2,x3,y3,x4,y4,text` a line, the corners clockwise from the top left
+    X.xml           PAGE (`PcGts`) or ALTO (`alto`), which names its picture or lies beside one of its own name
+
+A line is the upright rectangle around its corners or polygon, cut to the page. Lines without text and boxes without area
+are left out; how many, the log says.
+"""
+
+import logging
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from hf_vlm.data.pictures import open_picture
+
+logger = logging.getLogger(__name__)
+
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class PageLine:
+    """One line on a page.
+
+    Attributes:
+        picture: file of the page.
+        box: left, top, right, bottom in px, the last two not included; may reach beyond the page.
+        text: as the file has it.
+        source: file and place in it, for messages.
+    """
+
+    picture: Path
+    box: tuple[int, int, int, int]
+    text: str
+    source: str
+
+    @property
+    def aspect(self) -> float:
+        """Width by height of the box."""
+        left, top, right, bottom = self.box
+        return (right - left) / (bottom - top)
+
+    def crop(self) -> Image.Image:
+        """The line's picture.
+
+        Raises:
+            OSError: if the page's picture is missing.
+            ValueError: if it is damaged, or the line lies beside it.
+        """
+        page = _page(str(self.picture))
+        left, top, right, bottom = self.box
+        inside = (max(left, 0), max(top, 0), min(right, page.width), min(bottom, page.height))
+        if inside[0] >= inside[2] or inside[1] >= inside[3]:
+            raise ValueError(
+                f"{self.source}: the line must lie on the page of {page.width}x{page.height} px, got the box {self.box}. "
+                f"Correct it, or check that {self.picture.name} is its picture."
+            )
+        return page.crop(inside)
+
+
+@lru_cache(maxsize=4)
+def _page(path: str) -> Image.Image:
+    """The picture of a page, kept, as its lines are mostly asked for one after another."""
+    return open_picture(path)
+
+
+def is_page_folder(folder: Path) -> bool:
+    """Whether a folder holds pages in one of the layouts above."""
+    if not folder.is_dir():
+        return False
+    if any(_kind_of_xml(file) for file in folder.glob("*.xml")):
+        return True
+    return any(_picture_named(text.with_suffix("")) for text in folder.glob("*.txt"))
+
+
+def read_pages(path: Path) -> list[PageLine]:
+    """The lines of one XML file, or of every page in a folder: pages in natural order of their names, lines as in the files.
+
+    Raises:
+        FileNotFoundError: if a page's picture is missing.
+        ValueError: if a file is damaged or a row malformed; names the file and the line.
+    """
+    files = [path] if path.is_file() else [file for file in path.glob("*.xml") if _kind_of_xml(file)]
+    files = files or [file for file in path.glob("*.txt") if _picture_named(file.with_suffix(""))]
+    lines: list[PageLine] = []
+    left_out = 0
+    for file in sorted(files, key=_natural):
+        for line in _read_xml(file) if file.suffix == ".xml" else _read_sroie(file):
+            left, top, right, bottom = line.box
+            if right <= left or bottom <= top or not line.text.strip():
+                left_out += 1
+            else:
+                lines.append(line)
+    if left_out:
+        logger.warning("%s: %d lines without text or area left out, %d read.", path, left_out, len(lines))
+    return lines
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """A key that sorts page 2 before page 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.stem)]
+
+
+def _picture_named(stem: Path) -> Path | None:
+    for suffix in _PICTURE_SUFFIXES:
+        for picture in (stem.with_name(stem.name + suffix), stem.with_name(stem.name + suffix.upper())):
+            if picture.is_file():
+                return picture
+    return None
+
+
+def _read_sroie(file: Path) -> Iterator[PageLine]:
+    picture = _picture_named(file.with_suffix(""))
+    assert picture is not None  # as the folder was searched for pairs
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. Convert it.") from error
+    for number, row in enumerate(content.split("\n"), start=1):
+        source = f"{file}, line {number}"
+        if not row.strip():
+            continue
+        *corners, text = row.removesuffix("\r").split(",", 8)  # texts may hold commas too
+        try:
+            x, y = [int(edge) for edge in corners[::2]], [int(edge) for edge in corners[1::2]]
+        except ValueError:
+            x = []
+        if len(corners) != 8 or not x:
+            raise ValueError(
+                f"{source}: wanted `x1,y1,x2,y2,x3,y3,x4,y4,text` with whole px, got {row[:60]!r}. Correct the row."
+            )
+        yield PageLine(picture, (min(x), min(y), max(x), max(y)), text, source)
+
+
+def _kind_of_xml(file: Path) -> str | None:
+    """`pcgts` or `alto` by the first element; None for other files and damaged heads."""
+    try:
+        with file.open("rb") as stream:
+            for _, element in ET.iterparse(stream, events=("start",)):
+                name = _local(element.tag).lower()
+                return name if name in ("pcgts", "alto") else None
+    except ET.ParseError:
+        head = file.read_bytes()[:2000].lower()
+        return "pcgts" if b"<pcgts" in head else "alto" if b"<alto" in head else None
+    return None
+
+
+def _read_xml(file: Path) -> list[PageLine]:
+    """The lines of one PAGE or ALTO file, in its order.
+
+    PAGE: https://github.com/PRImA-Research-Lab/PAGE-XML, `TextLine` with `Coords` and the first `TextEquiv` of the line,
+    or of its words where the line has none. ALTO: https://www.loc.gov/standards/alto/, `TextLine` with `Shape` or
+    HPOS, VPOS, WIDTH, HEIGHT in px, the text of its `String`s.
+
+    Raises:
+        FileNotFoundError: if the picture that the file names is missing, and none of the file's own name lies beside it.
+        ValueError: if the file is damaged, of another kind, or a line has no place.
+    """
+    try:
+        root = ET.parse(file).getroot()  # expat resolves no external entities
+    except ET.ParseError as error:
+        raise ValueError(f"{file} must be PAGE or ALTO XML, got text that isn't ({error}). Copy it again.") from error
+    kind = _local(root.tag).lower()
+    if kind not in ("pcgts", "alto"):
+        raise ValueError(f"{file} must be PAGE (`PcGts`) or ALTO (`alto`) XML, got `{_local(root.tag)}`. Convert it.")
+    if kind == "pcgts":
+        page = next(_descendants(root, "Page"), None)
+        named = page.get("imageFilename", "") if page is not None else ""
+    else:
+        unit = next((element.text or "" for element in _descendants(root, "MeasurementUnit")), "pixel")
+        if unit.strip().lower() != "pixel":
+            raise ValueError(f"{file} must measure in `pixel`, got `{unit.strip()}`. Convert it.")
+        named = next((element.text or "" for element in _descendants(root, "fileName")), "").strip()
+    picture = file.parent / Path(named).name if named else None
+    if picture is None or not picture.is_file():
+        picture = _picture_named(file.with_suffix(""))
+    if picture is None:
+        raise FileNotFoundError(
+            f"{file}: wanted its picture {named or f'{file.stem}.jpg'} in {file.parent}, got no such file. Add it."
+        )
+    lines = []
+    for number, element in enumerate(_descendants(root, "TextLine"), start=1):
+        source = f"{file}, line {element.get('id') or element.get('ID') or number}"
+        box = _box(element)
+        if box is None:
+            raise ValueError(f"{source}: wanted the line's corners in px, got none that can be read. Correct it.")
+        lines.append(PageLine(picture, box, _page_text(element) if kind == "pcgts" else _alto_text(element), source))
+    return lines
+
+
+def _local(tag: str) -> str:
+    """An element's name without its namespace, which differs between versions."""
+    return tag.rpartition("}")[2]
+
+
+def _descendants(element: ET.Element, name: str) -> Iterator[ET.Element]:
+    return (inner for inner in element.iter() if _local(inner.tag) == name)
+
+
+def _children(element: ET.Element, name: str) -> Iterator[ET.Element]:
+    return (inner for inner in element if _local(inner.tag) == name)
+
+
+def _box(line: ET.Element) -> tuple[int, int, int, int] | None:
+    """The upright rectangle around a line's polygon, or its four numbers; None if neither can be read."""
+    points = ""
+    for coordinates in _children(line, "Coords"):
+        points = coordinates.get("points", "")
+        if not points:  # PAGE before 2013
+            points = " ".join(f"{point.get('x')},{point.get('y')}" for point in _children(coordinates, "Point"))
+    for shape in _children(line, "Shape"):
+        points = next((polygon.get("POINTS", "") for polygon in _children(shape, "Polygon")), points)
+    try:
+        numbers = [float(number) for number in re.split(r"[\s,]+", points.strip()) if number]
+        if not numbers and line.get("HPOS") is not None:
+            left, top = float(line.get("HPOS", "")), float(line.get("VPOS", ""))
+            numbers = [left, top, left + float(line.get("WIDTH", "")), top + float(line.get("HEIGHT", ""))]
+    except ValueError:
+        return None
+    if len(numbers) < 4 or len(numbers) % 2 or not all(map(math.isfinite, numbers)):
+        return None
+    x, y = numbers[::2], numbers[1::2]
+    return math.floor(min(x)), math.floor(min(y)), math.ceil(max(x)), math.ceil(max(y))
+
+
+def _page_text(line: ET.Element) -> str:
+    """The text of a PAGE line: its own, or its words'."""
+
+    def own(element: ET.Element) -> str:
+        equivalents = sorted(_children(element, "TextEquiv"), key=lambda text: int(text.get("index") or 0))
+        for equivalent in equivalents:
+            for unicode in _children(equivalent, "Unicode"):
+                return unicode.text or ""
+        return ""
+
+    return own(line) or " ".join(filter(None, map(own, _children(line, "Word"))))
+
+
+def _alto_text(line: ET.Element) -> str:
+    """The text of an ALTO line: its strings, spaces and hyphen."""
+    parts = []
+    for element in line:
+        name = _local(element.tag)
+        if name in ("String", "HYP"):
+            parts.append(element.get("CONTENT") or "")
+        elif name == "SP":
+            parts.append(" ")
+    has_spaces = any(_local(element.tag) == "SP" for element in line)
+    return ("" if has_spaces else " ").join(parts)
