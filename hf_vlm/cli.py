@@ -56,6 +56,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
     evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every line read")
     evaluate.set_defaults(command=_evaluate, list_name="data")
+
+    audit = commands.add_parser(
+        "audit", help="tell whether lines can be learnt from: every fault with its file and row"
+    )
+    audit.add_argument("data", nargs="+", help="folder or file of lines with `image` and `text`")
+    audit.add_argument("--split", action="append", help="split of the data, may be repeated; default: all usual ones")
+    audit.add_argument(
+        "--model", help="whose tokenizer must write the texts; by default the model that comes with hf-vlm"
+    )
+    audit.add_argument("--json", action="store_true", help="one JSON object a data set, with every fault")
+    audit.set_defaults(command=_audit, list_name="data")
     return parser
 
 
@@ -98,6 +109,25 @@ def _evaluate(options: argparse.Namespace) -> int:
         else:
             print(f"{name}: {result}", flush=True)
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from hf_vlm.data.audit import audit_lines
+    from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+    from hf_vlm.parts.shipped_models import default_ocr_model
+
+    processor = TrOCREncoderDecoderProcessor.from_pretrained(options.model or default_ocr_model())
+    usable = True
+    for path in options.data:
+        audit = audit_lines(
+            path, options.split, tokenizer=processor.tokenizer, max_label_length=processor.max_label_length
+        )
+        usable &= audit.is_usable
+        if options.json:
+            print(json.dumps({"data": path, **audit.to_dict()}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}\n{audit}", flush=True)
+    return int(not usable)
 
 
 def _read(options: argparse.Namespace) -> int:

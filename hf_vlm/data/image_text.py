@@ -18,7 +18,7 @@ import io
 import json
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from hf_vlm.data.page_lines import PageLine, is_page_folder, read_pages
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
+_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 
 
@@ -92,7 +93,11 @@ class TextLines(Sequence[dict[str, Any]]):
 
 
 def read_lines(
-    path: str | Path, split: str | None = None, *, where: Mapping[str, str | Collection[str]] | None = None
+    path: str | Path,
+    split: str | None = None,
+    *,
+    where: Mapping[str, str | Collection[str]] | None = None,
+    on_bad_row: Callable[[Exception], None] | None = None,
 ) -> TextLines:
     """The lines of a data set on disk.
 
@@ -101,11 +106,13 @@ def read_lines(
             .tsv.
         split: such as `train`; picks the file or folder of that name.
         where: column -> wanted value or values; other rows are left out. Needs a layout with columns.
+        on_bad_row: called with the error of each bad row, which is left out; None raises the first.
 
     Raises:
         FileNotFoundError: if `path` or a picture that a row names is missing.
         ValueError: if no layout fits, nothing is left, or a row is bad; names the file and the row.
     """
+    on_bad_row = on_bad_row or _raise
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -113,33 +120,42 @@ def read_lines(
         )
     pages = path if path.suffix == ".xml" or split is None else path / split
     if path.suffix == ".xml" or is_page_folder(pages):
-        return _read_pages(pages, where)
+        return _read_pages(pages, where, on_bad_row)
     files = [path] if path.is_file() else _layout(path, split)
     wanted = {
         key: {str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)}
         for key, value in (where or {}).items()
     }
     if files[0].suffix == ".parquet":
-        return _read_columns(_load_parquet(files), files, wanted)
+        return _read_columns(_load_parquet(files), files, wanted, on_bad_row)
     if files[0].name in _SAVED_BY_DATASETS:
-        return _read_columns(_load_saved(files[0].parent, split), files, wanted)
+        return _read_columns(_load_saved(files[0].parent, split), files, wanted, on_bad_row)
     of_all_splits = split if path.is_dir() and files[0].parent == path and files[0].name in _METADATA else None
     pictures, texts, sources = [], [], []
     for source, row in _read_table(files[0]):
-        if not row.get("file_name") or not isinstance(row["file_name"], str):
-            raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
-        if of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
-            continue
-        if not _is_wanted(row, wanted, source):
-            continue
-        picture = _find_picture(files[0].parent, row["file_name"], is_tab_separated=files[0].suffix in (".txt", ".tsv"))
-        if picture is None:
-            raise FileNotFoundError(
-                f"{source}: wanted the picture {row['file_name']}, got no such file in {files[0].parent}. "
-                "Add the file or remove the row."
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            if not row.get("file_name") or not isinstance(row["file_name"], str):
+                raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
+            if of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
+                continue
+            if not _is_wanted(row, wanted, source):
+                continue
+            picture = _find_picture(
+                files[0].parent, row["file_name"], is_tab_separated=files[0].suffix in (".txt", ".tsv")
             )
+            if picture is None:
+                raise FileNotFoundError(
+                    f"{source}: wanted the picture {row['file_name']}, got no such file in {files[0].parent}. "
+                    "Add the file or remove the row."
+                )
+            text = _clean(row.get("text"), source)
+        except (ValueError, OSError) as error:
+            on_bad_row(error)
+            continue
         pictures.append(str(picture))
-        texts.append(_clean(row.get("text"), source))
+        texts.append(text)
         sources.append(source)
     if not texts and of_all_splits:
         raise ValueError(
@@ -151,12 +167,36 @@ def read_lines(
     return TextLines(pictures, texts, sources)
 
 
-def _read_pages(pages: Path, where: Mapping[str, Any] | None) -> TextLines:
+def find_splits(path: str | Path) -> list[str | None]:
+    """The splits of the usual names that a folder holds, or `[None]` where it is a file or has none of them."""
+    path = Path(path)
+    found: list[str | None] = []
+    for split in _SPLITS if path.is_dir() else ():
+        if any(str(known).startswith(split) for known in found):
+            continue  # `val` would find the files of `validation` again
+        try:
+            if not is_page_folder(path / split):
+                files = _layout(path, split)
+                if files[0].name in _SAVED_BY_DATASETS:
+                    _load_saved(files[0].parent, split)
+                elif files[0].parent == path and files[0].name in _METADATA:
+                    read_lines(path, split, on_bad_row=lambda error: None)
+        except (ValueError, OSError):
+            continue
+        found.append(split)
+    return found or [None]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _read_pages(pages: Path, where: Mapping[str, Any] | None, on_bad_row: Callable[[Exception], None]) -> TextLines:
     if where:
         raise ValueError(
             f"`where` chooses by columns, got {dict(where)} for {pages}, whose pages have none. Leave it out."
         )
-    lines = read_pages(pages)
+    lines = read_pages(pages, on_bad_row)
     if not lines:
         raise ValueError(f"{pages} must hold lines with text, got none. Check the files.")
     return TextLines(lines, [_clean(line.text, line.source) for line in lines], [line.source for line in lines])
@@ -197,8 +237,8 @@ def _layout(folder: Path, split: str | None) -> list[Path]:
     return found
 
 
-def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, row) for each row of a JSON-lines, CSV or tab-separated file."""
+def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
+    """(where it stands, the row or what is wrong with it) for each row of a JSON-lines, CSV or tab-separated file."""
     try:
         content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -217,17 +257,20 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line."
-                )
-            yield source, row
+                yield source, ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.")
+                continue
+            if isinstance(row, dict):
+                yield source, row
+            else:
+                told = f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line."
+                yield source, ValueError(told)
         else:
             name, tab, text = line.partition("\t")  # the first tab only: texts may hold more
-            if not tab:
-                raise ValueError(f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two.")
-            yield source, {"file_name": name, "text": text}
+            if tab:
+                yield source, {"file_name": name, "text": text}
+            else:
+                told = f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two."
+                yield source, ValueError(told)
 
 
 def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
@@ -261,7 +304,12 @@ def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
     return saved[split]
 
 
-def _read_columns(rows: datasets.Dataset, files: Sequence[Path], wanted: Mapping[str, set[str]]) -> TextLines:
+def _read_columns(
+    rows: datasets.Dataset,
+    files: Sequence[Path],
+    wanted: Mapping[str, set[str]],
+    on_bad_row: Callable[[Exception], None],
+) -> TextLines:
     name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/({len(files)} parquet files)"
     for column in ("image", "text", *wanted):
         if column not in rows.column_names:
@@ -275,9 +323,15 @@ def _read_columns(rows: datasets.Dataset, files: Sequence[Path], wanted: Mapping
     if not keep:
         raise ValueError(f"{name} must hold lines, got none where {dict(wanted)}. Check the columns' values.")
     texts = list(columns["text"])
-    sources = [f"{name}, row {index}" for index in keep]
-    cleaned = [_clean(texts[index], source) for index, source in zip(keep, sources, strict=True)]
-    return TextLines(_Column(rows.select(keep), "image"), cleaned, sources)
+    good, cleaned = [], []
+    for index in keep:
+        try:
+            cleaned.append(_clean(texts[index], f"{name}, row {index}"))
+        except ValueError as error:
+            on_bad_row(error)
+            continue
+        good.append(index)
+    return TextLines(_Column(rows.select(good), "image"), cleaned, [f"{name}, row {index}" for index in good])
 
 
 class _Column(Sequence[Any]):

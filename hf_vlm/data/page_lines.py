@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,8 +80,11 @@ def is_page_folder(folder: Path) -> bool:
     return any(_picture_named(text.with_suffix("")) for text in folder.glob("*.txt"))
 
 
-def read_pages(path: Path) -> list[PageLine]:
+def read_pages(path: Path, on_bad_file: Callable[[Exception], None] | None = None) -> list[PageLine]:
     """The lines of one XML file, or of every page in a folder: pages in natural order of their names, lines as in the files.
+
+    Args:
+        on_bad_file: called with the error of each bad file, which is left out; None raises the first.
 
     Raises:
         FileNotFoundError: if a page's picture is missing.
@@ -92,7 +95,14 @@ def read_pages(path: Path) -> list[PageLine]:
     lines: list[PageLine] = []
     left_out = 0
     for file in sorted(files, key=_natural):
-        for line in _read_xml(file) if file.suffix == ".xml" else _read_sroie(file):
+        try:
+            of_page = list(_read_xml(file) if file.suffix == ".xml" else _read_sroie(file))
+        except (ValueError, OSError) as error:
+            if on_bad_file is None:
+                raise
+            on_bad_file(error)
+            continue
+        for line in of_page:
             left, top, right, bottom = line.box
             if right <= left or bottom <= top or not line.text.strip():
                 left_out += 1
