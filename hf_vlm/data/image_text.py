@@ -7,6 +7,9 @@ Layouts, tried in this order in a folder:
     gt_SPLIT.txt           `file<TAB>text` lines, pictures in `image/` or beside (the TrOCR authors' STR, IAM, receipts)
     SPLIT/metadata.*       `file_name,text` as JSON lines or CSV (the Hub's ImageFolder); without a split, metadata.*
     SPLIT*.parquet         `image` and `text` columns, also in `data/` (the Hub's own form); without a split, *.parquet
+    lines.txt              IAM's own, in the folder or in `ascii/`, pictures in `lines/`; SPLIT.uttlist, .lst or .txt says
+                           which forms or lines are of a split, such as the Aachen partition's
+    SPLIT/data.mdb         LMDB of MJSynth, SynthText, scene text: see `data/lmdb_lines.py`; without a split, data.mdb
     SPLIT/*.xml            PAGE or ALTO beside the pages' pictures, SPLIT/*.txt SROIE's boxes: see `data/page_lines.py`;
                            without a split, in the folder itself
 A folder written by `datasets`' `save_to_disk` is read as what it says it is. A metadata file beside all pictures serves a
@@ -25,11 +28,13 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from hf_vlm.data.lmdb_lines import LmdbPictures, is_lmdb
 from hf_vlm.data.page_lines import PageLine, is_page_folder, read_pages
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+_IAM = "lines.txt"
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 
 
@@ -54,8 +59,8 @@ class TextLines(Sequence[dict[str, Any]]):
     def select(self, indices: Iterable[int]) -> "TextLines":
         """The lines of these indices, in their order."""
         indices = list(indices)
-        columns = (self._pictures, self.texts, self.sources)
-        return TextLines(*([column[index] for index in indices] for column in columns))
+        texts, sources = ([column[index] for index in indices] for column in (self.texts, self.sources))
+        return TextLines(_Chosen(self._pictures, indices), texts, sources)
 
     def aspect(self, index: int) -> float:
         """Width by height of picture `index`, read from its head only where that suffices."""
@@ -121,6 +126,8 @@ def read_lines(
     pages = path if path.suffix == ".xml" or split is None else path / split
     if path.suffix == ".xml" or is_page_folder(pages):
         return _read_pages(pages, where, on_bad_row)
+    if is_lmdb(pages):
+        return _read_lmdb(pages, where, on_bad_row)
     files = [path] if path.is_file() else _layout(path, split)
     wanted = {
         key: {str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)}
@@ -130,7 +137,10 @@ def read_lines(
         return _read_columns(_load_parquet(files), files, wanted, on_bad_row)
     if files[0].name in _SAVED_BY_DATASETS:
         return _read_columns(_load_saved(files[0].parent, split), files, wanted, on_bad_row)
-    of_all_splits = split if path.is_dir() and files[0].parent == path and files[0].name in _METADATA else None
+    of_all_splits = None
+    if path.is_dir() and (files[0].name == _IAM or (files[0].parent == path and files[0].name in _METADATA)):
+        of_all_splits = split
+    members = _iam_split(path, of_all_splits) if of_all_splits and files[0].name == _IAM else set()
     pictures, texts, sources = [], [], []
     for source, row in _read_table(files[0]):
         try:
@@ -138,13 +148,14 @@ def read_lines(
                 raise row
             if not row.get("file_name") or not isinstance(row["file_name"], str):
                 raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
-            if of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
+            if files[0].name == _IAM:
+                if of_all_splits and not members & {row["line"], row["form"]}:
+                    continue
+            elif of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
                 continue
             if not _is_wanted(row, wanted, source):
                 continue
-            picture = _find_picture(
-                files[0].parent, row["file_name"], is_tab_separated=files[0].suffix in (".txt", ".tsv")
-            )
+            picture = _find_picture(files[0], row["file_name"])
             if picture is None:
                 raise FileNotFoundError(
                     f"{source}: wanted the picture {row['file_name']}, got no such file in {files[0].parent}. "
@@ -175,8 +186,10 @@ def find_splits(path: str | Path) -> list[str | None]:
         if any(str(known).startswith(split) for known in found):
             continue  # `val` would find the files of `validation` again
         try:
-            if not is_page_folder(path / split):
+            if not is_page_folder(path / split) and not is_lmdb(path / split):
                 files = _layout(path, split)
+                if files[0].name == _IAM:
+                    _iam_split(path, split)
                 if files[0].name in _SAVED_BY_DATASETS:
                     _load_saved(files[0].parent, split)
                 elif files[0].parent == path and files[0].name in _METADATA:
@@ -215,6 +228,7 @@ def _layout(folder: Path, split: str | None) -> list[Path]:
         tables = [table for table in [folder / f"gt_{split}.txt"] if table.is_file()]
         places = [folder / split, folder]
         parquet = f"{split}*.parquet"
+    tables += [place / _IAM for place in (folder, folder / "ascii") if (place / _IAM).is_file()]
     tables += [place / name for place in places for name in _METADATA if (place / name).is_file()]
     if split is not None and tables:
         return tables[:1]
@@ -253,7 +267,10 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
         line = line.removesuffix("\r")
         if not line.strip():
             continue
-        if file.suffix == ".jsonl":
+        if file.name == _IAM:
+            if not line.startswith("#"):
+                yield source, _iam_row(source, line)
+        elif file.suffix == ".jsonl":
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
@@ -271,6 +288,64 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
             else:
                 told = f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two."
                 yield source, ValueError(told)
+
+
+def _iam_row(source: str, line: str) -> dict[str, str] | ValueError:
+    """`a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to` as a row; the last of nine fields may hold spaces."""
+    fields = line.split(" ", 8)
+    parts = fields[0].split("-")
+    if len(fields) < 9 or len(parts) != 3:
+        return ValueError(f"{source}: wanted nine fields as in IAM's lines.txt, got {line[:60]!r}. Correct the row.")
+    form = "-".join(parts[:2])
+    file_name = f"{parts[0]}/{form}/{fields[0]}.png"
+    return {"file_name": file_name, "text": fields[8].replace("|", " "), "line": fields[0], "form": form}
+
+
+def _iam_split(folder: Path, split: str) -> set[str]:
+    """The forms and lines that a split's list names."""
+    for suffix in (".uttlist", ".lst", ".txt"):
+        for place in (folder, folder / "splits"):
+            if (place / f"{split}{suffix}").is_file():
+                return set((place / f"{split}{suffix}").read_text(encoding="utf-8-sig").split())
+    raise ValueError(
+        f"{folder} must say which forms are of the split `{split}`, in {split}.uttlist, {split}.lst or {split}.txt, got none. "
+        "Add the list, one form or line a row."
+    )
+
+
+def _read_lmdb(folder: Path, where: Mapping[str, Any] | None, on_bad_row: Callable[[Exception], None]) -> TextLines:
+    if where:
+        raise ValueError(f"`where` chooses by columns, got {dict(where)} for {folder}, which has none. Leave it out.")
+    pictures = LmdbPictures(folder)
+    good, texts, sources = [], [], []
+    for index, label in enumerate(pictures.labels):
+        source = f"{folder}, sample {index + 1}"
+        try:
+            if isinstance(label, ValueError):
+                raise label
+            text = _clean(label, source)
+        except ValueError as error:
+            on_bad_row(error)
+            continue
+        good.append(index)
+        texts.append(text)
+        sources.append(source)
+    if not texts:
+        raise ValueError(f"{folder} must hold lines with text, got none. Make it again.")
+    return TextLines(_Chosen(pictures, good), texts, sources)
+
+
+class _Chosen(Sequence[Any]):
+    """Some of a sequence's items, each taken when asked for."""
+
+    def __init__(self, items: Sequence[Any], indices: Sequence[int]) -> None:
+        self._items, self._indices = items, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
+        return self._items[self._indices[index]]
 
 
 def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
@@ -356,9 +431,15 @@ def _is_wanted(row: Mapping[str, Any], wanted: Mapping[str, set[str]], source: s
     return True
 
 
-def _find_picture(folder: Path, file_name: str, *, is_tab_separated: bool) -> Path | None:
-    """The picture beside its table, or in `image/` as the authors' STR and IAM sets have it."""
-    for place in (folder / "image", folder) if is_tab_separated else (folder,):
+def _find_picture(table: Path, file_name: str) -> Path | None:
+    """The picture beside its table, in `image/` as the authors' STR and IAM sets have it, or in IAM's own `lines/`."""
+    folder = table.parent
+    places: tuple[Path, ...] = (folder,)
+    if table.name == _IAM:
+        places = (folder / "lines", folder.parent / "lines", folder, folder.parent)
+    elif table.suffix in (".txt", ".tsv"):
+        places = (folder / "image", folder)
+    for place in places:
         if (place / file_name).is_file():
             return place / file_name
     return None

@@ -4,7 +4,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.image_text import find_splits, read_lines
 from tests.data.line_files import grey_picture, picture_bytes
 
 
@@ -198,3 +198,40 @@ def test_saved_split_of_another_name_and_damaged_folder_are_refused(tmp_path):
     (tmp_path / "saved" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="saved must hold what `save_to_disk` writes"):
         read_lines(tmp_path / "saved")
+
+
+IAM_LINES = """\
+#--- lines.txt ---
+# a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to
+a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to|stop
+a01-000u-01 err 156 19 395 932 1850 105 nominating|any more
+b02-010-00 ok 154 19 408 746 1661 89 "|Quite|"
+"""
+
+
+def write_iam(folder, table):
+    for form, number in (("a01-000u", 0), ("a01-000u", 1), ("b02-010", 0)):
+        write_pictures(folder / "lines" / form[:3] / form, [f"{form}-{number:02}.png"])
+    table.parent.mkdir(exist_ok=True)
+    table.write_text(IAM_LINES)
+
+
+@pytest.mark.parametrize("place", [".", "ascii"])
+def test_iam_is_read_by_the_lists_of_its_splits(tmp_path, place):
+    write_iam(tmp_path, tmp_path / place / "lines.txt")
+    assert list(read_lines(tmp_path).texts) == ["A MOVE to stop", "nominating any more", '" Quite "']
+    (tmp_path / "train.uttlist").write_text("a01-000u\n")  # forms
+    (tmp_path / "test.lst").write_text("b02-010-00\n")  # or lines
+    assert list(read_lines(tmp_path, split="train").texts) == ["A MOVE to stop", "nominating any more"]
+    assert list(read_lines(tmp_path, split="test").texts) == ['" Quite "']
+    assert read_lines(tmp_path, split="test")[0]["source"].endswith("lines.txt, line 5")
+    with pytest.raises(ValueError, match="must say which forms are of the split `validation`"):
+        read_lines(tmp_path, split="validation")
+    assert find_splits(tmp_path) == ["train", "test"]
+
+
+def test_short_row_of_iam_is_named(tmp_path):
+    write_iam(tmp_path, tmp_path / "lines.txt")
+    (tmp_path / "lines.txt").write_text(IAM_LINES + "a01-000u-02 ok 154\n")
+    with pytest.raises(ValueError, match="lines.txt, line 6: wanted nine fields"):
+        read_lines(tmp_path)
