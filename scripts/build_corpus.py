@@ -1,10 +1,11 @@
 """Collect sentences to draw text lines from: one a line, UTF-8, each once, for `hf_vlm.data.ocr_lines.LineRenderer`.
 
-    python scripts/build_corpus.py OUT.txt FOLDER_OR_FILE... [--transcripts TRAIN.parquet[:kind=handwritten-fr] ...]
+    python scripts/build_corpus.py OUT.txt FOLDER_OR_FILE... [--transcripts TRAIN.parquet[:COLUMN=VALUE,...] ...]
 
 Folders are searched for running text: plain text and fortune files, HTML, manual pages (`*.1.gz`). Unpacked Debian
 packages of several languages do well (`dpkg -x manpages-fr.deb`, `fortunes-de`, `debian-faq-fr`, `bible-kjv-text`).
-`--transcripts` adds the `text` column of parquet files, all rows or those with one value in one column. What is not
+`--transcripts` adds the `text` column of parquet files, all rows or those with certain values in one column; `*` matches
+anything, what follows `!` is left out. What is not
 prose (tables, code, markup, other alphabets) is left out by simple measures, not perfectly.
 """
 
@@ -19,8 +20,12 @@ from pathlib import Path
 import pyarrow.parquet
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET
+from hf_vlm.data.image_text import is_chosen
 
 _MAN_PAGE = re.compile(r"\.[1-9][a-z]*\.gz$")
+# troff writes é as \\('e: the accent, as a combining character here, before its letter.
+_TROFF_ACCENTS = {"'": "\u0301", "`": "\u0300", "^": "\u0302", ":": "\u0308", "~": "\u0303", ",": "\u0327"}
+_TROFF_LETTERS = {"ss": "ß", "Fo": "«", "Fc": "»", "lq": "“", "rq": "”", "oe": "œ", "OE": "Œ", "en": "–", "em": "—", "co": "©"}
 _NOT_TEXT = {".png", ".jpg", ".gif", ".svg", ".pdf", ".css", ".js", ".so", ".deb", ".dat", ".u8", ".epub", ".ico"}
 
 
@@ -50,6 +55,8 @@ def _plain_man_page(text: str) -> str:
     text = re.sub(r"^\.(?:TP|PP|P|IP|SH|SS|LP|TH|RS|RE|EX|EE|nf|fi)\b.*$", "\n\n", text, flags=re.MULTILINE)
     text = re.sub(r"^[.'](?:BR?|I|IR|BI|RB|RI|SM)\s+(.*)$", lambda m: m[1].replace('"', ""), text, flags=re.MULTILINE)
     text = re.sub(r"^[.'].*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\\\(([\'`^:~,])([A-Za-z])", lambda m: m[2] + _TROFF_ACCENTS[m[1]], text)
+    text = re.sub(r"\\\((..)", lambda m: _TROFF_LETTERS.get(m[1], m[0]), text)
     text = re.sub(r"\\f(?:\[\w*\]|\(..|.)", "", text)
     for escape, character in ((r"\-", "-"), (r"\(aq", "'"), (r"\(bu", ""), (r"\&", ""), (r"\ ", " "), (r"\~", " ")):
         text = text.replace(escape, character)
@@ -90,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("sources", type=Path, nargs="*")
-    parser.add_argument("--transcripts", nargs="*", default=[], metavar="FILE[:COLUMN=VALUE]")
+    parser.add_argument("--transcripts", nargs="*", default=[], metavar="FILE[:COLUMN=VALUE,...]")
     arguments = parser.parse_args()
     found: dict[str, None] = {}  # a set that keeps its order
     for source in arguments.sources:
@@ -106,7 +113,7 @@ def main() -> None:
         rows = [
             " ".join(unicodedata.normalize("NFC", row["text"]).split())
             for row in table
-            if not column or row[column] == value
+            if not column or is_chosen(row[column], value.split(","))
         ]
         found.update(dict.fromkeys(rows))
         print(f"{transcript}: {len(rows)} lines")

@@ -9,9 +9,12 @@ Layouts, tried in this order in a folder:
     SPLIT*.parquet         `image` and `text` columns, also in `data/` (the Hub's own form); without a split, *.parquet
     lines.txt              IAM's own, in the folder or in `ascii/`, pictures in `lines/`; SPLIT.uttlist, .lst or .txt says
                            which forms or lines are of a split, such as the Aachen partition's
+    *.csv                  without a split, the only CSV file of the folder, such as `hf-vlm read --below` writes
+    annotation_SPLIT.txt   MJSynth's own, `./2425/1/115_Lube_45484.jpg 45484`, the word in the file's name; pictures beside
     SPLIT/data.mdb         LMDB of MJSynth, SynthText, scene text: see `data/lmdb_lines.py`; without a split, data.mdb
     SPLIT/*.xml            PAGE or ALTO beside the pages' pictures, SPLIT/*.txt SROIE's boxes: see `data/page_lines.py`;
                            without a split, in the folder itself
+SynthText's own gt.mat is not read: cut its words out into one of these, as its LMDB has them.
 A folder written by `datasets`' `save_to_disk` is read as what it says it is. A metadata file beside all pictures serves a
 split by its column `split`, or by file names that begin with the split's folder.
 """
@@ -22,6 +25,7 @@ import json
 import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from hf_vlm.data.pictures import open_picture
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 _IAM = "lines.txt"
+_MJSYNTH = "annotation"
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 
 
@@ -110,7 +115,8 @@ def read_lines(
         path: a folder in one of the layouts above, or one file: .parquet, .jsonl, .csv, .xml, or tab-separated .txt or
             .tsv.
         split: such as `train`; picks the file or folder of that name.
-        where: column -> wanted value or values; other rows are left out. Needs a layout with columns.
+        where: column -> wanted value or values; other rows are left out. Needs a layout with columns. `*`, `?` and `[]`
+            match as in file names; a value after `!` is unwanted: `{"document": ["!letters/*", "!page 7"]}`.
         on_bad_row: called with the error of each bad row, which is left out; None raises the first.
 
     Raises:
@@ -130,7 +136,7 @@ def read_lines(
         return _read_lmdb(pages, where, on_bad_row)
     files = [path] if path.is_file() else _layout(path, split)
     wanted = {
-        key: {str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)}
+        key: [str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)]
         for key, value in (where or {}).items()
     }
     if files[0].suffix == ".parquet":
@@ -221,15 +227,18 @@ def _layout(folder: Path, split: str | None) -> list[Path]:
     if saved:
         return saved[:1]
     if split is None:
-        tables = sorted(folder.glob("gt_*.txt"))
+        tables = [*sorted(folder.glob("gt_*.txt")), *sorted(folder.glob(f"{_MJSYNTH}_*.txt"))]
         places = [folder]
         parquet = "*.parquet"
     else:
-        tables = [table for table in [folder / f"gt_{split}.txt"] if table.is_file()]
+        tables = [folder / f"{name}_{split}.txt" for name in ("gt", _MJSYNTH)]
+        tables = [table for table in tables if table.is_file()]
         places = [folder / split, folder]
         parquet = f"{split}*.parquet"
     tables += [place / _IAM for place in (folder, folder / "ascii") if (place / _IAM).is_file()]
     tables += [place / name for place in places for name in _METADATA if (place / name).is_file()]
+    if split is None and not tables and len(csv_files := list(folder.glob("*.csv"))) == 1:
+        tables = csv_files
     if split is not None and tables:
         return tables[:1]
     if len(tables) == 1:
@@ -256,11 +265,10 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
     try:
         content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. Convert it.") from error
+        advice = "Save it as CSV UTF-8 in the spreadsheet." if file.suffix == ".csv" else "Convert it."
+        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. {advice}") from error
     if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(content, newline=""))
-        for row in reader:
-            yield f"{file}, line {reader.line_num}", row
+        yield from _read_csv(file, content)
         return
     for number, line in enumerate(content.split("\n"), start=1):
         source = f"{file}, line {number}"
@@ -285,9 +293,48 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
             name, tab, text = line.partition("\t")  # the first tab only: texts may hold more
             if tab:
                 yield source, {"file_name": name, "text": text}
+            elif file.stem.split("_")[0] == _MJSYNTH:
+                yield source, _mjsynth_row(source, line)
             else:
                 told = f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two."
                 yield source, ValueError(told)
+
+
+def _read_csv(file: Path, content: str) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
+    """The rows of a CSV file as programs and spreadsheets write it.
+
+    Columns may stand in any order, parted by commas, semicolons (Excel in most of Europe) or tabs; columns without a name
+    and rows without a value are passed over.
+    """
+    head = content.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if "file_name" in map(str.strip, _fields(head, mark))), ",")
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    names: list[str] | None = None
+    while True:
+        first_line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            source = f"{file}, line {first_line}"
+            yield (
+                source,
+                ValueError(
+                    f"{source}: wanted a row whose texts are quoted, with quotes in them doubled, got one that is not "
+                    f"({error}). Correct the quotes."
+                ),
+            )
+            continue
+        if names is None:
+            names = [name.strip() for name in fields]
+        elif any(field.strip() for field in fields):
+            row = {name: field for name, field in zip(names, fields, strict=False) if name}
+            yield f"{file}, line {reader.line_num}", row
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator), [])
 
 
 def _iam_row(source: str, line: str) -> dict[str, str] | ValueError:
@@ -299,6 +346,16 @@ def _iam_row(source: str, line: str) -> dict[str, str] | ValueError:
     form = "-".join(parts[:2])
     file_name = f"{parts[0]}/{form}/{fields[0]}.png"
     return {"file_name": file_name, "text": fields[8].replace("|", " "), "line": fields[0], "form": form}
+
+
+def _mjsynth_row(source: str, line: str) -> dict[str, str] | ValueError:
+    """`./2425/1/115_Lube_45484.jpg 45484` as a row: between two numbers the word, as it was drawn."""
+    fields = line.split()
+    parts = Path(fields[0]).stem.split("_")
+    if len(fields) != 2 or len(parts) != 3 or fields[1] != parts[2]:
+        told = f"wanted `folder/number_word_number.jpg number` as MJSynth has it, got {line[:60]!r}. Correct the row."
+        return ValueError(f"{source}: {told}")
+    return {"file_name": fields[0], "text": parts[1]}
 
 
 def _iam_split(folder: Path, split: str) -> set[str]:
@@ -382,7 +439,7 @@ def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
 def _read_columns(
     rows: datasets.Dataset,
     files: Sequence[Path],
-    wanted: Mapping[str, set[str]],
+    wanted: Mapping[str, Sequence[str]],
     on_bad_row: Callable[[Exception], None],
 ) -> TextLines:
     name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/({len(files)} parquet files)"
@@ -393,7 +450,9 @@ def _read_columns(
         rows = rows.cast_column("image", datasets.Image(decode=False))
     columns = {column: rows[column] for column in {"text", *wanted}}
     keep = [
-        index for index in range(len(rows)) if all(str(columns[key][index]) in values for key, values in wanted.items())
+        index
+        for index in range(len(rows))
+        if all(is_chosen(columns[key][index], patterns) for key, patterns in wanted.items())
     ]
     if not keep:
         raise ValueError(f"{name} must hold lines, got none where {dict(wanted)}. Check the columns' values.")
@@ -422,13 +481,22 @@ class _Column(Sequence[Any]):
         return self._rows[index][self._name]
 
 
-def _is_wanted(row: Mapping[str, Any], wanted: Mapping[str, set[str]], source: str) -> bool:
-    for column, values in wanted.items():
+def _is_wanted(row: Mapping[str, Any], wanted: Mapping[str, Sequence[str]], source: str) -> bool:
+    for column in wanted:
         if column not in row:
             raise ValueError(f"{source}: wanted a column `{column}` to choose by, got {', '.join(row)}. Add it.")
-        if str(row[column]) not in values:
-            return False
-    return True
+    return all(is_chosen(row[column], patterns) for column, patterns in wanted.items())
+
+
+def is_chosen(value: Any, patterns: Iterable[str]) -> bool:
+    """Whether a value is one of `where`'s patterns, those after `!` taken out; with none but such, all others are."""
+
+    def fits(pattern: str) -> bool:
+        return str(value) == pattern or fnmatchcase(str(value), pattern)
+
+    unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    return (not wanted or any(map(fits, wanted))) and not any(map(fits, unwanted))
 
 
 def _find_picture(table: Path, file_name: str) -> Path | None:

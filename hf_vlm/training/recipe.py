@@ -86,7 +86,8 @@ class LineSource:
     Attributes:
         path: folder or file that `hf_vlm.data.image_text.read_lines` reads, relative to `data.folder`.
         split: which split of it; None if it has one only.
-        where: columns and the value, or list of values, that a row must hold there to be kept.
+        where: columns and the value, or list of values, that a row must hold there to be kept; `*` matches anything, and
+            what follows `!` is left out.
         weight: its share among the sources; only the ratio of the weights counts.
         augment: whether its pictures are slightly turned, stretched and blurred.
     """

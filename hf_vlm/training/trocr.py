@@ -104,6 +104,8 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
     }
     model, processor = build_model(recipe, [text for rows in sources for text in rows.texts])
     check_vocabulary(model, processor.tokenizer)
+    if arguments.use_cpu and arguments.bf16:
+        model.set_attn_implementation("eager")  # torch's flash attention for CPUs goes back slowly in bf16
     for rows in (*sources, *(lines.rows for lines in validation.values())):
         check_labels(rows, processor)
     items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size

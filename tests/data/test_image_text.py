@@ -4,6 +4,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from hf_vlm.data.audit import audit_lines
 from hf_vlm.data.image_text import find_splits, read_lines
 from tests.data.line_files import grey_picture, picture_bytes
 
@@ -127,6 +128,34 @@ def test_damaged_picture_is_named_with_its_row_when_it_is_opened(tmp_path):
         rows[1]
 
 
+@pytest.mark.parametrize(
+    ("patterns", "texts"),
+    [
+        ("book-*", ["one", "two"]),
+        ("!book-1", ["two", "three", "four"]),
+        (["!book-*", "!will[0-9]"], ["four"]),
+        (["book-*", "!*-2"], ["one"]),
+        (["book-1", "will?"], ["one", "three"]),
+        ("will[x]", ["four"]),  # as it stands, before it is a pattern
+        ("BOOK-1", None),
+    ],
+)
+@pytest.mark.parametrize("layout", ["parquet", "jsonl"])
+def test_documents_are_chosen_and_left_out_by_patterns(tmp_path, layout, patterns, texts):
+    rows = [("one", "book-1"), ("two", "book-2"), ("three", "will1"), ("four", "will[x]")]
+    if layout == "parquet":
+        write_parquet(tmp_path / "train.parquet", [row(text, kind) for text, kind in rows])
+    else:
+        write_pictures(tmp_path, ["a.png"])
+        of_rows = [{"file_name": "a.png", "text": text, "kind": kind} for text, kind in rows]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, of_rows)))
+    if texts is None:
+        with pytest.raises(ValueError, match="got none where"):
+            read_lines(tmp_path, where={"kind": patterns})
+    else:
+        assert read_lines(tmp_path, where={"kind": patterns}).texts == texts
+
+
 def test_parquet_without_the_columns_is_refused(tmp_path):
     datasets.Dataset.from_dict({"picture": ["a"], "text": ["x"]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="must have a column `image`, got picture, text"):
@@ -235,3 +264,31 @@ def test_short_row_of_iam_is_named(tmp_path):
     (tmp_path / "lines.txt").write_text(IAM_LINES + "a01-000u-02 ok 154\n")
     with pytest.raises(ValueError, match="lines.txt, line 6: wanted nine fields"):
         read_lines(tmp_path)
+
+
+def test_mjsynth_is_read_with_the_word_in_the_file_name(tmp_path):
+    write_pictures(tmp_path / "2425" / "1", ["115_Lube_45484.jpg", "114_LUBE's_45485.jpg"])
+    write_pictures(tmp_path / "2069" / "4", ["192_whittier_86389.jpg"])
+    (tmp_path / "2069" / "4" / "192_whittier_86389.jpg").write_bytes(b"")  # the distribution has some such
+    (tmp_path / "lexicon.txt").write_text("a\nab\n")
+    train = "./2425/1/115_Lube_45484.jpg 45484\n./2425/1/114_LUBE's_45485.jpg 45485\n"
+    (tmp_path / "annotation.txt").write_text(train)
+    (tmp_path / "annotation_train.txt").write_text(train)
+    (tmp_path / "annotation_val.txt").write_text("./2069/4/192_whittier_86389.jpg 86389\n")
+    rows = read_lines(tmp_path, "train")
+    assert rows.texts == ["Lube", "LUBE's"]
+    assert abs(rows[1]["image"].getpixel((0, 0)) - 2) <= 1  # JPEG
+    assert rows.sources[1].endswith("annotation_train.txt, line 2")
+    assert find_splits(tmp_path) == ["train", "val"]
+    audit = audit_lines(tmp_path)
+    assert audit.num_lines == {"train": 2, "val": 1}
+    (told,) = audit.faults["unreadable pictures"]
+    assert "annotation_val.txt, line 1" in told
+    assert read_lines(tmp_path / "annotation.txt").texts == ["Lube", "LUBE's"]
+
+
+@pytest.mark.parametrize("row", ["2425/1/115_Lube_45484.jpg", "2425/1/Lube.jpg 45484", "2425/1/115_Lube_45484.jpg 7"])
+def test_row_unlike_mjsynth_is_named(tmp_path, row):
+    (tmp_path / "annotation_train.txt").write_text(row + "\n")
+    with pytest.raises(ValueError, match="annotation_train.txt, line 1: wanted `folder/number_word_number.jpg number`"):
+        read_lines(tmp_path, "train")
