@@ -23,6 +23,7 @@ from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
+from hf_vlm.pipelines.page_reading import PageReader
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
@@ -48,6 +49,7 @@ register_tasks()
 __all__ = [
     "ImageCaptioningPipeline",
     "ImageToTextPipeline",
+    "PageReader",
     "TextRecognitionPipeline",
     "TrOCREncoderDecoderConfig",
     "TrOCREncoderDecoderForCausalLM",

@@ -6,7 +6,7 @@ Each command imports what it needs when it runs, so that `hf-vlm --help` answers
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +31,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="on an error show where in the code it came up")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    read = commands.add_parser("read", help="print the text in pictures of lines")
+    read = commands.add_parser("read", help="print the text in pictures of lines, or of whole pages")
     read.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures")
+    read.add_argument(
+        "--page", action="store_true", help="the pictures are whole pages, upright and of one column: find their lines"
+    )
     read.add_argument("--model", help="folder or Hub name; by default the model that comes with hf-vlm")
-    read.add_argument("--json", action="store_true", help="one JSON object a picture, with score and word confidences")
+    read.add_argument(
+        "--format",
+        choices=("text", "json", "page", "alto"),
+        default="text",
+        help="default text; page (PAGE XML) and alto are files of whole pages, for --page and --out",
+    )
+    read.add_argument(
+        "--json",
+        action="store_const",
+        const="json",
+        dest="format",
+        help="--format json: one object a picture, with scores, word confidences and, of pages, places",
+    )
+    read.add_argument(
+        "--out",
+        help="folder for one file a page, those that are there being left alone; with --below a new CSV file",
+    )
+    read.add_argument(
+        "--below",
+        type=float,
+        help="list lines whose score in [0, 1] is below this in --out, beside their pictures, to correct and train on",
+    )
     read.add_argument("--num-beams", type=_positive, help="beams in the search; 1 is greedy, default: the model's own")
     read.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
     read.add_argument("--abstain-below", type=float, help="give no text where the score in [0, 1] is below this")
@@ -67,6 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--json", action="store_true", help="one JSON object a data set, with every fault")
     audit.set_defaults(command=_audit, list_name="data")
+
+    extend = commands.add_parser(
+        "extend-alphabet", help="give a model the characters of your texts that it cannot write yet, to be learnt"
+    )
+    extend.add_argument("data", nargs="*", metavar="DATA", help="folder or file of lines with `image` and `text`")
+    extend.add_argument("--split", action="append", help="split of the data, may be repeated; default: all usual ones")
+    extend.add_argument("--texts", metavar="FILE", help="UTF-8 file of texts, besides or instead of DATA")
+    extend.add_argument("--characters", default="", help="characters by themselves, such as ąćęł")
+    extend.add_argument("--model", help="folder or Hub name; by default the model that comes with hf-vlm")
+    extend.add_argument("--out", required=True, metavar="FOLDER", help="where to save the extended model")
+    extend.add_argument("--json", action="store_true", help="one JSON object, with every character")
+    extend.set_defaults(command=_extend_alphabet, list_name="data")
     return parser
 
 
@@ -130,25 +166,82 @@ def _audit(options: argparse.Namespace) -> int:
     return int(not usable)
 
 
-def _read(options: argparse.Namespace) -> int:
-    from hf_vlm.pipelines.picture_files import read_files
+def _extend_alphabet(options: argparse.Namespace) -> int:
+    from hf_vlm.data.character_tokenizer import read_texts
+    from hf_vlm.data.image_text import find_splits, read_lines
+    from hf_vlm.models.trocr.alphabet import extend_folder
+    from hf_vlm.parts.shipped_models import default_ocr_model
 
+    texts = read_texts(options.texts) if options.texts else []
+    for path in options.data:
+        for split in options.split or find_splits(path):
+            texts += read_lines(path, split, on_bad_row=lambda error: print(f"hf-vlm: {error}", file=sys.stderr)).texts
+    report = extend_folder(options.model or default_ocr_model(), options.out, options.characters, texts)
+    is_saved = bool(report.of("added"))
+    if options.json:
+        print(json.dumps({"out": options.out if is_saved else None, **report.to_dict()}, ensure_ascii=False))
+    else:
+        print(report)
+        data = options.data[0] if options.data else "FOLDER"
+        print(
+            f"Saved in {options.out}. The new characters have to be learnt, from lines that have them:\n"
+            f"  hf-vlm train trocr-finetune-lines model.pretrained={options.out} data.folder={data}"
+            if is_saved
+            else "No character is new: nothing saved."
+        )
+    return int(not report.is_complete)
+
+
+def _read(options: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from hf_vlm.data.page_files import LinesToCorrect
+    from hf_vlm.pipelines.page_reading import ReadPage, read_page_files
+    from hf_vlm.pipelines.picture_files import ReadFile, read_files
+
+    _check_read(options)
+    settings = {
+        "model": options.model,
+        "batch_size": options.batch_size,
+        "num_beams": options.num_beams,
+        "abstain_below": options.abstain_below,
+        "to_correct": LinesToCorrect(options.out, options.below) if options.below is not None else None,
+    }
+    out = options.out if options.below is None else None
     failed = False
-    for result in read_files(
-        options.images,
-        model=options.model,
-        batch_size=options.batch_size,
-        num_beams=options.num_beams,
-        abstain_below=options.abstain_below,
-    ):
-        if result.error is not None:
-            failed = True
-            print(f"hf-vlm: {result.error}", file=sys.stderr)
-        elif options.json:
-            print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
-        else:
-            print(f"{result.file}\t{result.text}", flush=True)
+    with settings["to_correct"] or nullcontext() as to_correct:
+        results: Iterable[ReadFile | ReadPage] = (
+            read_page_files(options.images, out=out, kind=options.format, **settings)
+            if options.page
+            else read_files(options.images, **settings)
+        )
+        for result in results:
+            if result.error is not None:
+                failed = True
+                print(f"hf-vlm: {result.error}", file=sys.stderr)
+            elif options.format == "json" and out is None:
+                print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+            else:
+                print(result, flush=True)
+    if to_correct:
+        print(f"{to_correct.num_lines} lines to correct in {to_correct.file}", file=sys.stderr)
     return int(failed)
+
+
+def _check_read(options: argparse.Namespace) -> None:
+    """Raises ValueError if options of `read` do not go together."""
+    writes_folder = options.out is not None and options.below is None
+    if options.below is not None and options.out is None:
+        raise ValueError("`--below` wants `--out FILE.csv` for the lines, got none. Add it.")
+    if writes_folder and options.out.endswith(".csv"):
+        raise ValueError(f"`--out {options.out}` wants `--below SCORE`, got none. Add it, or name a folder.")
+    if writes_folder and not options.page:
+        raise ValueError("`--out` wants `--page` or `--below SCORE`, got neither. Add one.")
+    if options.format in ("page", "alto") and not (options.page and writes_folder):
+        raise ValueError(
+            f"`--format {options.format}` wants `--page` and `--out FOLDER`, without `--below`, got another command. "
+            "Correct it."
+        )
 
 
 if __name__ == "__main__":

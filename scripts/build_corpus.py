@@ -25,7 +25,18 @@ from hf_vlm.data.image_text import is_chosen
 _MAN_PAGE = re.compile(r"\.[1-9][a-z]*\.gz$")
 # troff writes é as \\('e: the accent, as a combining character here, before its letter.
 _TROFF_ACCENTS = {"'": "\u0301", "`": "\u0300", "^": "\u0302", ":": "\u0308", "~": "\u0303", ",": "\u0327"}
-_TROFF_LETTERS = {"ss": "ß", "Fo": "«", "Fc": "»", "lq": "“", "rq": "”", "oe": "œ", "OE": "Œ", "en": "–", "em": "—", "co": "©"}
+_TROFF_LETTERS = {
+    "ss": "ß",
+    "Fo": "«",
+    "Fc": "»",
+    "lq": "“",
+    "rq": "”",
+    "oe": "œ",
+    "OE": "Œ",
+    "en": "–",
+    "em": "—",
+    "co": "©",
+}
 _NOT_TEXT = {".png", ".jpg", ".gif", ".svg", ".pdf", ".css", ".js", ".so", ".deb", ".dat", ".u8", ".epub", ".ico"}
 
 

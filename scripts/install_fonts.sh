@@ -1,9 +1,12 @@
 #!/bin/sh
-# Install the Debian packages of Latin faces that `hf_vlm.data.ocr_lines` draws with: text, typewriter, till and
+# Install the Debian packages of Latin faces that `hf_vlm.data.ocr_lines` draws with: text, display, typewriter, receipt and
 # handwriting faces, all free. Needs root and apt-get; a package that this release lacks is skipped with a note.
+# What a face can write is checked when it is used (`hf_vlm.data.font_faces`), so a package too many does no harm.
 #
-#   sh scripts/install_fonts.sh          install
-#   sh scripts/install_fonts.sh --list   print the packages
+#   sh scripts/install_fonts.sh           install
+#   sh scripts/install_fonts.sh --hands   the same, and joined handwriting out of texlive-fonts-extra (500 MB to download,
+#                                         2 MB kept, in /usr/local/share/fonts/texlive-hands)
+#   sh scripts/install_fonts.sh --list    print the packages
 set -eu
 
 book='fonts-adf-accanthis fonts-adf-baskervald fonts-adf-berenis fonts-adf-romande fonts-adf-tribun fonts-cmu
@@ -16,16 +19,19 @@ sans='fonts-adf-gillius fonts-adf-switzera fonts-adf-universalis fonts-adf-veran
 fonts-crosextra-carlito fonts-dejavu-core fonts-dosis fonts-lato fonts-noto-core fonts-open-sans
 fonts-oxygen fonts-play fonts-ubuntu fonts-yanone-kaffeesatz'
 
-typewriter_and_till='fonts-anonymous-pro fonts-atarismall fonts-courier-prime fonts-gnutypewriter fonts-hack
+display='fonts-adf-oldania fonts-averia-sans-gwf fonts-averia-serif-gwf fonts-comfortaa fonts-eurofurence fonts-jura
+fonts-okolaks fonts-quicksand fonts-tuffy'
+
+typewriter_and_receipt='fonts-anonymous-pro fonts-atarismall fonts-courier-prime fonts-gnutypewriter fonts-hack
 fonts-inconsolata fonts-mononoki fonts-noto-mono fonts-ocr-a fonts-ocr-b fonts-pc fonts-spleen fonts-sixtyfour
 fonts-terminus-otb fonts-vt323 fonts-3270'
 
-handwriting='fonts-breip fonts-bwht fonts-comic-neue fonts-dancingscript fonts-dkg-handwriting
-fonts-ecolier-court fonts-femkeklaver fonts-havana fonts-humor-sans fonts-isabella fonts-joscelyn
-fonts-kaushanscript fonts-kristi fonts-levien-typoscript fonts-rufscript fonts-sjfonts fonts-summersby
-fonts-tomsontalks fonts-radisnoir'
+handwriting='fonts-bajaderka fonts-breip fonts-comic-neue fonts-dancingscript fonts-dkg-handwriting fonts-dustin
+fonts-ecolier-court fonts-havana fonts-isabella fonts-joscelyn fonts-kaushanscript fonts-kiloji fonts-klee fonts-kristi
+fonts-leckerli-one fonts-levien-typoscript fonts-lobstertwo fonts-radisnoir fonts-rufscript fonts-seto fonts-sjfonts
+fonts-smc-chilanka fonts-summersby fonts-yozvox-yozfont-edu fonts-yusei-magic'
 
-packages="$book $sans $typewriter_and_till $handwriting"
+packages="$book $sans $display $typewriter_and_receipt $handwriting"
 if [ "${1:-}" = --list ]; then
     printf '%s\n' $packages
     exit
@@ -41,3 +47,16 @@ for package in $packages; do
     fi
 done
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fontconfig $known
+
+if [ "${1:-}" = --hands ]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    chmod 755 "$work" # apt downloads as its own user
+    (cd "$work" && apt-get download -qq texlive-fonts-extra)
+    mkdir -p /usr/local/share/fonts/texlive-hands
+    dpkg-deb --fsys-tarfile "$work"/texlive-fonts-extra_*.deb | tar -x -C "$work" --wildcards \
+        '*/AuriocusKalligraphicus.pfb' '*/JanaSkrivana.pfb' '*/LukasSvatba.pfb' '*/callig15.pfb' '*/frc*10.pfb' \
+        '*/miama.otf'
+    find "$work" -name '*.pfb' -exec cp {} /usr/local/share/fonts/texlive-hands \;
+    find "$work" -name '*.otf' -exec cp {} /usr/local/share/fonts/texlive-hands \;
+fi

@@ -10,6 +10,7 @@ from PIL import Image
 from hf_vlm.cli import main
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import lines_folder, recipe_of, recipe_sections, tiny_recipe, write_splits  # noqa: F401 (fixtures)
+from tests.tiny_pages import drawn_page, find_drawn_lines
 
 # ruff: noqa: F811 (a fixture's name is an argument's name)
 
@@ -108,6 +109,127 @@ def test_unusual_picture_is_read(model_folder, tmp_path, capsys, make):
     picture.save(file)
     assert main(["read", str(file), "--model", str(model_folder)]) == 0
     assert str(file) in capsys.readouterr().out
+
+
+def test_extend_alphabet_saves_a_model_that_can_be_read_with_and_trained(
+    model_folder, recipe_sections, lines_folder, tmp_path, capsys
+):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\ufeffzażółć gęślą\njaźń\n", encoding="utf-8")
+    out = tmp_path / "extended"
+    told = ["extend-alphabet", "--model", str(model_folder), "--out", str(out), "--characters", "∞", str(lines_folder)]
+    assert main([*told, "--texts", str(texts)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"'ą'\s+U\+0105\s+1\s+added\s+starts from 'a'", printed)
+    assert re.search(r"'∞'\s+U\+221E\s+0\s+added\s+starts from the mean", printed)
+    assert "10 characters added" in printed and "whole lines written, of 13: 84.61 % -> 100.00 %" in printed
+    assert f"model.pretrained={out} data.folder={lines_folder}" in printed
+
+    assert main(["read", str(lines_folder / "validation"), "--model", str(out)]) == 0
+    recipe_sections["model"] = {"pretrained": str(out)}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_sections), encoding="utf-8")
+    assert main(["train", str(tmp_path / "recipe.yaml"), "training.max_steps=1"]) == 0
+    capsys.readouterr()
+
+    again = ["extend-alphabet", "--model", str(tmp_path / "out"), "--texts", str(texts), "--out", str(tmp_path / "no")]
+    assert main([*again, "--json"]) == 0
+    report = next(json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"out"'))
+    assert report["out"] is None and not (tmp_path / "no").exists()
+    assert {row["status"] for row in report["characters"]} == {"known"}
+
+
+def test_extend_alphabet_tells_mistakes_and_what_it_could_not_add(model_folder, lines_folder, tmp_path, capsys):
+    to = ["--model", str(model_folder), "--out", str(tmp_path / "new")]
+    for arguments, told in (
+        (to, "must hold characters"),
+        ([*to, "--texts", str(tmp_path / "none.txt")], "none.txt"),
+        ([*to, "--texts", str(lines_folder / "train" / "line_0.png")], "must be UTF-8 text"),
+        (["--model", str(model_folder), "--characters", "ą", "--out", str(model_folder)], "other than the model's own"),
+    ):
+        assert main(["extend-alphabet", *arguments]) == 1
+        assert told in capsys.readouterr().err
+    (tmp_path / "texts.txt").write_text("a\x07ą\n", encoding="utf-8")
+    assert main(["extend-alphabet", *to, "--texts", str(tmp_path / "texts.txt")]) == 1
+    assert "refused" in capsys.readouterr().out
+    assert (tmp_path / "new" / "tokenizer.json").exists()
+
+
+@pytest.fixture
+def pages_folder(tmp_path, monkeypatch):
+    """Three pages, the second broken, read without a detector."""
+    monkeypatch.setattr("hf_vlm.pipelines.page_reading.TextDetector", lambda: find_drawn_lines)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number, texts in enumerate([["a cat", "no"], [], ["two dogs ran"]], start=1):
+        drawn_page(texts).save(folder / f"{number}.png")
+    (folder / "2.png").write_bytes(b"")
+    return folder
+
+
+def test_read_page_prints_text_or_json_and_tells_a_broken_page(model_folder, pages_folder, capsys):
+    told = ["read", "--page", str(pages_folder), "--model", str(model_folder)]
+    assert main(told) == 1
+    printed = capsys.readouterr()
+    heads = [line for line in printed.out.splitlines() if line.startswith("==> ")]
+    assert heads == [f"==> {pages_folder / name} <==" for name in ("1.png", "3.png")]
+    assert [line for line in printed.err.splitlines() if line.startswith("hf-vlm: ")] == [
+        f"hf-vlm: {pages_folder / '2.png'}: wanted a picture, got an empty file. Copy or download it again."
+    ]
+    assert main([*told, "--json"]) == 1
+    pages = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"file"')]
+    assert [(page["width"], page["height"], len(page["lines"])) for page in pages] == [(260, 200, 2), (260, 200, 1)]
+    assert set(pages[0]["lines"][0]) == {"text", "score", "words", "polygon", "box", "abstained"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("text", "1.txt"), ("json", "1.json"), ("page", "1.xml"), ("alto", "1.xml")]
+)
+def test_read_page_writes_a_file_a_page(model_folder, pages_folder, tmp_path, capsys, kind, file):
+    out = tmp_path / "out"
+    told = ["read", "--page", str(pages_folder), "--model", str(model_folder), "--out", str(out), "--format", kind]
+    assert main(told) == 1
+    assert f"{pages_folder / '1.png'}\t{out / file}" in capsys.readouterr().out.splitlines()
+    assert sorted(path.name for path in out.iterdir()) == [file, file.replace("1", "3")]
+
+
+@pytest.mark.parametrize("kind", ["pages", "lines"])
+def test_lines_below_a_score_are_listed_and_can_be_trained_on(
+    model_folder, pages_folder, lines_folder, recipe_sections, tmp_path, capsys, kind
+):
+    todo = tmp_path / "todo.csv"
+    given = ["--page", str(pages_folder)] if kind == "pages" else [str(lines_folder / "validation")]
+    told = ["read", *given, "--model", str(model_folder), "--below", "0.9", "--out", str(todo)]
+    assert main(told) == (1 if kind == "pages" else 0)
+    assert "3 lines to correct in" in capsys.readouterr().err
+    assert main(told) == 1
+    assert "must be new, got" in capsys.readouterr().err
+
+    rows = todo.read_text(encoding="utf-8-sig").splitlines()
+    names = [row.partition(",")[0] for row in rows[1:]]
+    corrected = "".join(f"{text};{name};;\r\n" for name, text in zip(names, ["a cat", "no", "two dogs"], strict=True))
+    todo.write_bytes(f"\ufefftext;file_name;;\r\n{corrected}".encode())
+    recipe_sections["data"]["train"] = [{"path": str(todo)}]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe_sections), encoding="utf-8")
+    assert main(["train", str(file), "training.max_steps=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--below", "0.9"], "`--below` wants `--out FILE.csv`"),
+        (["--page", "--out", "todo.csv"], "`--out todo.csv` wants `--below SCORE`"),
+        (["--out", "folder"], "`--out` wants `--page`"),
+        (["--format", "page", "--out", "folder"], "`--out` wants `--page`"),
+        (["--page", "--format", "alto"], "`--format alto` wants `--page` and `--out FOLDER`"),
+        (["--page", "--format", "page", "--below", "0.9", "--out", "a.csv"], "`--format page` wants"),
+        (["--below", "90", "--out", "a.csv"], "must be a probability in [0, 1], got 90.0"),
+        (["--below", "0.9", "--out", "todo.txt"], "must be a .csv file, got todo.txt"),
+    ],
+)
+def test_options_of_read_that_do_not_go_together_are_refused(options, told, capsys):
+    assert main(["read", "a.png", *options]) == 1
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

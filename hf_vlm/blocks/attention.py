@@ -7,6 +7,9 @@ because transformers reads and switches the kernel there.
 Source: Vaswani et al. 2017, section 3.2, https://arxiv.org/abs/1706.03762
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -47,6 +50,22 @@ def eager_attention_forward(
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def single_query_attention(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    """`eager_attention_forward` without its weights, as sdpa would answer."""
+    return eager_attention_forward(*args, **kwargs)[0], None
+
+
+def attention_kernel(config: PreTrainedConfig, query: torch.Tensor) -> Callable[..., Any]:
+    """The kernel that the config names, for float (batch, heads, query tokens, head_dim).
+
+    On a CPU sdpa takes longer over a single query, as in decoding, than two plain products do.
+    """
+    name = config._attn_implementation
+    if name == "sdpa" and query.shape[2] == 1 and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        return single_query_attention
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
 
 
 class SelfAttention(nn.Module):
@@ -111,7 +130,7 @@ class SelfAttention(nn.Module):
                 past_key_values = past_key_values.self_attention_cache
             key, value = past_key_values.update(key, value, self.layer_idx)
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = attention_kernel(self.config, query)
         dropout = self.dropout if self.training else 0.0
         mixed, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
@@ -155,6 +174,13 @@ class CrossAttention(nn.Module):
         self.v_proj = nn.Linear(key_value_size, hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
+    def keys_and_values(self, key_value_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What queries meet of the picture: both float (batch, heads, picture tokens, head_dim)."""
+        heads = (*key_value_states.shape[:-1], self.num_heads, self.head_dim)
+        key = self.k_proj(key_value_states).view(heads).transpose(1, 2)
+        value = self.v_proj(key_value_states).view(heads).transpose(1, 2)
+        return key, value
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -181,14 +207,12 @@ class CrossAttention(nn.Module):
             layer = cache.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
-            heads = (*key_value_states.shape[:-1], self.num_heads, self.head_dim)
-            key = self.k_proj(key_value_states).view(heads).transpose(1, 2)  # (batch, heads, picture tokens, head_dim)
-            value = self.v_proj(key_value_states).view(heads).transpose(1, 2)
+            key, value = self.keys_and_values(key_value_states)
             if cache is not None:
                 key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
                 cache.is_updated[self.layer_idx] = True
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = attention_kernel(self.config, query)
         dropout = self.dropout if self.training else 0.0
         mixed, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

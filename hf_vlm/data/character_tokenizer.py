@@ -7,6 +7,7 @@ kept as written, and 200 rows of embedding suffice for all of Western Europe. Th
 import string
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -56,3 +57,18 @@ def build_character_tokenizer(texts: Iterable[str] = (), *, alphabet: str = "") 
         padding_side="right",
         split_special_tokens=True,  # a text that reads "<s>" is three characters, not a start token
     )
+
+
+def read_texts(file: str | Path) -> list[str]:
+    """The lines of a text file, to take characters from.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not UTF-8 text.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"`texts` must be a file of text, got {file}, which is none. Check the path.")
+    try:
+        return Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. Convert it.") from error

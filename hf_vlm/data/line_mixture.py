@@ -6,16 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hf_vlm.data.augmentation import augment_line
+from hf_vlm.data.augmentation import AUGMENTATIONS, augmentation_name
 from hf_vlm.data.ocr_lines import LineRenderer
 
 
 class LineSource(NamedTuple):
-    """Rows `{"image", "text"}`, how often they are taken relative to other sources, and whether they are augmented."""
+    """Rows `{"image", "text"}`, how often they are taken relative to other sources, and how they are augmented.
+
+    `augment` is a name of `hf_vlm.data.augmentation.AUGMENTATIONS`, true for `mild` or false for none.
+    """
 
     rows: Sequence[dict[str, Any]]
     weight: float
-    augment: bool = True
+    augment: bool | str = True
 
 
 class LineMixture(Sequence[dict[str, Any]]):
@@ -27,7 +30,7 @@ class LineMixture(Sequence[dict[str, Any]]):
 
     Args:
         sources: sets of real lines; (rows, weight, augment) tuples will do.
-        renderer: draws synthetic lines; `renderer_weight` says how often.
+        renderer: draws synthetic lines; `renderer_weight` says how often, `renderer_augment` how they are augmented.
         seed: with the index, decides everything about an item.
         length: number of items, such as steps times batch size.
         group_size: items in a group.
@@ -36,15 +39,17 @@ class LineMixture(Sequence[dict[str, Any]]):
         prepare: makes a real picture of any mode an 8-bit one before it is augmented.
 
     Raises:
-        ValueError: if there is nothing to take from, a weight is negative, or a set is empty.
+        ValueError: if there is nothing to take from, a weight is negative, a set is empty, or there is no augmentation
+            of a name.
     """
 
     def __init__(
         self,
-        sources: Sequence[LineSource | tuple[Sequence[dict[str, Any]], float, bool]] = (),
+        sources: Sequence[LineSource | tuple[Sequence[dict[str, Any]], float, bool | str]] = (),
         renderer: LineRenderer | None = None,
         *,
         renderer_weight: float = 1.0,
+        renderer_augment: bool | str = False,
         seed: int = 0,
         length: int,
         group_size: int = 64,
@@ -54,6 +59,10 @@ class LineMixture(Sequence[dict[str, Any]]):
         self.prepare = prepare
         self.sources = [LineSource(*source) for source in sources if source[1] != 0]
         self.renderer = renderer if renderer_weight != 0 else None
+        self._augmentations = [  # of each source, and last of the renderer
+            AUGMENTATIONS[name] if (name := augmentation_name(choice)) else None
+            for choice in [*(source.augment for source in self.sources), renderer_augment]
+        ]
         self.seed, self.group_size, self.short_first = seed, group_size, short_first
         self._length = length
         weights = [source.weight for source in self.sources] + ([renderer_weight] if self.renderer else [])
@@ -88,9 +97,11 @@ class LineMixture(Sequence[dict[str, Any]]):
         aspect = self._group_aspect(index // self.group_size)
         rng = np.random.default_rng([self.seed, 1, index])
         number = self._pick_source(rng)
+        augment = self._augmentations[number]
         if number == len(self.sources):
             assert self.renderer is not None
-            return self.renderer.render(index, aspect=aspect * (0.9 + 0.15 * rng.random()))
+            line = self.renderer.render(index, aspect=aspect * (0.9 + 0.15 * rng.random()))
+            return {**line, "image": augment(line["image"], rng)} if augment else line
         source, aspects = self.sources[number], self._aspects[number]
         # The nearest rows: those within a tenth of the shape, and a few in any case, so that none repeats too often.
         first, last = np.searchsorted(aspects, [aspect * 0.9, aspect * 1.1])
@@ -99,7 +110,7 @@ class LineMixture(Sequence[dict[str, Any]]):
             first = min(max((first + last - few) // 2, 0), len(aspects) - few)
             last = first + few
         row = source.rows[int(self._order[number][first + int(rng.random() * (last - first))])]
-        image = augment_line(self.prepare(row["image"]), rng) if source.augment else row["image"]
+        image = augment(self.prepare(row["image"]), rng) if augment else row["image"]
         return {"image": image, "text": row["text"]}
 
     def _pick_source(self, rng: np.random.Generator) -> int:

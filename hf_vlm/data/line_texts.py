@@ -1,11 +1,17 @@
-"""What synthetic lines say: fragments of running text, headings, numbers, till entries, random characters."""
+"""What synthetic lines say: fragments of running text, headings, numbers, receipt entries, random characters."""
 
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+# English, German and French sentences, written for this package: enough to try it, few for a training of weight.
+SHIPPED_SENTENCES = Path(__file__).with_name("sentences.txt")
+_LEAST_SHARE = 0.05  # of a corpus's letters that the alphabet must have
+_SAMPLED = 200_000  # characters of a corpus that are looked at to judge it
 
 
 class LineTexts:
@@ -15,9 +21,13 @@ class LineTexts:
         texts: a UTF-8 file of sentences, one a line, or the sentences themselves.
         alphabet: the characters that may be used; others are left out of the sentences.
 
+    Attributes:
+        frequencies: how often each character but the space comes in a sample of the text that is left.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not UTF-8 text, or if the alphabet or the text that is left is empty.
+        ValueError: if the file is not UTF-8 text, if it is in another script than the alphabet, or if the alphabet or
+            the text that is left is empty.
     """
 
     def __init__(self, texts: str | Path | Iterable[str], alphabet: str) -> None:
@@ -32,7 +42,8 @@ class LineTexts:
                 texts = Path(texts).read_text(encoding="utf-8").splitlines()
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{origin} must be UTF-8 text, got byte {error.start} that is not. Convert it."
+                    f"{origin} must be UTF-8 text, got byte {error.start} that is not. Convert it, as by "
+                    "`iconv -f latin1 -t utf-8`."
                 ) from error
         self.alphabet = unicodedata.normalize("NFC", alphabet)
         self._characters = "".join(character for character in self.alphabet if not character.isspace())
@@ -42,16 +53,22 @@ class LineTexts:
         # One long text: lines of real text start and end anywhere in a sentence.
         prose = unicodedata.normalize("NFC", " ".join(texts))
         unwanted = {ord(character): None for character in set(prose) - self._allowed if not character.isspace()}
+        if wrong := _letters_of_another_script(prose, self._allowed):
+            raise ValueError(
+                f"`texts` must be in the letters of `alphabet`, got {wrong} in {origin}. Name a file in that script, or "
+                "give an `alphabet` with these letters and fonts that have them."
+            )
         self._prose = " ".join(prose.translate(unwanted).split())
         if not self._prose:
             raise ValueError(f"`texts` must hold words of the alphabet, got none in {origin}. Name another file.")
+        self.frequencies = Counter(_sample(self._prose).replace(" ", ""))
 
     def draw(self, kind: str, length: int, rng: np.random.Generator) -> str:
-        """A text of about `length` characters, not more, as lines of that kind (`book`, `till`, ...) have."""
+        """A text of about `length` characters, not more, as lines of that kind (`print`, `receipt`, ...) have."""
         draw = rng.random()
-        if kind == "till" and draw < 0.6:
-            text = self._till_entry(length, rng)
-        elif kind == "till" and draw < 0.75:
+        if kind == "receipt" and draw < 0.6:
+            text = self._receipt_entry(length, rng)
+        elif kind == "receipt" and draw < 0.75:
             text = self.fragment(length, rng).upper()
         elif draw < 0.05:
             text = _numbers(length, rng)
@@ -61,7 +78,7 @@ class LineTexts:
             text = self.fragment(length, rng).upper()
         elif draw < 0.19:
             text = self.fragment(length, rng).title()
-        elif draw < 0.6 and kind in ("book", "hand"):
+        elif draw < 0.6 and kind in ("print", "pen"):
             text = _typeset(self.fragment(length, rng))
         else:
             text = self.fragment(length, rng)
@@ -86,13 +103,13 @@ class LineTexts:
         gaps = rng.random(length) < 0.15
         return "".join(" " if gap else character for character, gap in zip(picks, gaps, strict=True))
 
-    def _till_entry(self, length: int, rng: np.random.Generator) -> str:
+    def _receipt_entry(self, length: int, rng: np.random.Generator) -> str:
         """What tills print: words of the trade, goods, prices, codes, until `length` characters are full."""
         parts: list[str] = []
         while not parts or sum(map(len, parts)) + len(parts) < length:
             draw = rng.random()
             if draw < 0.3:
-                parts.append(_pick(_TILL_WORDS, rng) + _pick(("", "", ":", " :"), rng))
+                parts.append(_pick(_RECEIPT_WORDS, rng) + _pick(("", "", ":", " :"), rng))
             elif draw < 0.5:
                 goods = self.fragment(4 + int(rng.random() * 12), rng)
                 parts.append(goods.upper() if rng.random() < 0.7 else goods.title())
@@ -120,7 +137,7 @@ _CODES = (
     "A000", "000000-A", "(000000-A)", "AA000000", "000000000000", "#0000", "A00-0000", "00000/00", "AA-00000",
     "00-0000 0000", "10000 AA", "1%", "****0000", "AA:00", "00:00:00",
 )  # fmt: skip
-_TILL_WORDS = (
+_RECEIPT_WORDS = (
     "TOTAL", "SUBTOTAL", "SUB TOTAL", "GRAND TOTAL", "CASH", "CHANGE", "TAX", "TAX INVOICE", "GST", "VAT", "MWST",
     "TVA", "SUMME", "BAR", "RÜCKGELD", "TOTAL TTC", "MONTANT", "ESPÈCES", "RENDU", "CARTE BANCAIRE", "QTY", "ITEM",
     "DESC", "PRICE", "AMOUNT", "DISC", "DISCOUNT", "ROUNDING", "BALANCE", "DATE", "TIME", "CASHIER", "TABLE",
@@ -131,6 +148,22 @@ _TILL_WORDS = (
     "Change", "Cash Tendered", "Invoice", "Order", "Table", "Guests", "Tel", "No.", "Item(s)", "Total Qty",
     "Rounding Adj", "Thank you", "Welcome", "Salesperson", "Ref",
 )  # fmt: skip
+
+
+def _sample(prose: str) -> str:
+    """Characters from all over a text, all of them where it is short."""
+    return prose[:: max(len(prose) // _SAMPLED, 1)]
+
+
+def _letters_of_another_script(prose: str, allowed: frozenset[str]) -> str:
+    """In words, how few of a text's letters are allowed; empty if there are enough of them."""
+    if not any(map(str.isalpha, allowed)):  # digits and signs only: the text may have all the letters it likes
+        return ""
+    letters = [letter for letter in _sample(prose) if letter.isalpha()]
+    foreign = [letter for letter in letters if letter not in allowed]
+    if len(letters) - len(foreign) >= _LEAST_SHARE * len(letters):
+        return ""
+    return f"{len(foreign) / len(letters):.0%} others ({', '.join(dict.fromkeys(foreign[:5]))}, ...)"
 
 
 def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -1,10 +1,11 @@
 """Lines cut out of pages: pictures of whole pages with a file beside each that says where the lines are and what they say.
 
     X.jpg + X.txt   SROIE's task 2: `x1,y1,x2,y2,x3,y3,x4,y4,text` a line, the corners clockwise from the top left
-    X.xml           PAGE (`PcGts`) or ALTO (`alto`), which names its picture or lies beside one of its own name
+    X.xml           PAGE (`PcGts`) or ALTO (`alto`), which names its picture or lies beside one of its own name; what
+                    `data/page_files.py` writes is read back
 
-A line is the upright rectangle around its corners or polygon, cut to the page. Lines without text and boxes without area
-are left out; how many, the log says.
+A line is the upright rectangle around its corners or polygon, cut to the page, which is turned upright first where EXIF says
+how. Lines without text and boxes without area are left out; how many, the log says.
 """
 
 import logging
@@ -14,9 +15,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hf_vlm.data.pictures import open_picture
 
@@ -67,8 +68,12 @@ class PageLine:
 
 @lru_cache(maxsize=4)
 def _page(path: str) -> Image.Image:
-    """The picture of a page, kept, as its lines are mostly asked for one after another."""
-    return open_picture(path)
+    """The picture of a page, upright, kept, as its lines are mostly asked for one after another."""
+    picture = open_picture(path)
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (SyntaxError, ValueError, OSError):  # a damaged block says nothing about the picture beside it
+        return picture
 
 
 def is_page_folder(folder: Path) -> bool:
@@ -94,7 +99,7 @@ def read_pages(path: Path, on_bad_file: Callable[[Exception], None] | None = Non
     files = files or [file for file in path.glob("*.txt") if _picture_named(file.with_suffix(""))]
     lines: list[PageLine] = []
     left_out = 0
-    for file in sorted(files, key=_natural):
+    for file in sorted(files, key=natural_order):
         try:
             of_page = list(_read_xml(file) if file.suffix == ".xml" else _read_sroie(file))
         except (ValueError, OSError) as error:
@@ -113,9 +118,10 @@ def read_pages(path: Path, on_bad_file: Callable[[Exception], None] | None = Non
     return lines
 
 
-def _natural(file: Path) -> list[tuple[int, str]]:
+def natural_order(file: Path) -> list[tuple[int, str]]:
     """A key that sorts page 2 before page 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.stem)]
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.stem)]
+    return [*parts, (-1, file.name)]
 
 
 def _picture_named(stem: Path) -> Path | None:
@@ -188,9 +194,9 @@ def _read_xml(file: Path) -> list[PageLine]:
         if unit.strip().lower() != "pixel":
             raise ValueError(f"{file} must measure in `pixel`, got `{unit.strip()}`. Convert it.")
         named = next((element.text or "" for element in _descendants(root, "fileName")), "").strip()
-    picture = file.parent / Path(named).name if named else None
-    if picture is None or not picture.is_file():
-        picture = _picture_named(file.with_suffix(""))
+    # by its path from here, as `page_files.write_page` names it; by its name alone, as of a file that was moved
+    places = [file.parent / named, file.parent / PureWindowsPath(named).name] if named else []
+    picture = next((place for place in places if place.is_file()), None) or _picture_named(file.with_suffix(""))
     if picture is None:
         raise FileNotFoundError(
             f"{file}: wanted its picture {named or f'{file.stem}.jpg'} in {file.parent}, got no such file. Add it."

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hf_vlm.data.page_files import LinesToCorrect
+from hf_vlm.data.page_lines import natural_order
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
 from hf_vlm.models.trocr.recognition import RecognizedText
+from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 
 _PICTURE_SUFFIXES = frozenset(Image.registered_extensions())
@@ -38,9 +41,50 @@ class ReadFile:
     abstained: bool = False
     error: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.file}\t{self.text}"
+
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, without `error`."""
         return {name: value for name, value in asdict(self).items() if name != "error"}
+
+
+class LineReader:
+    """A model that reads pictures of lines, loaded once: `LineReader()(pictures)` is one `RecognizedText` a picture.
+
+    Args:
+        model: folder or Hub name; None means the one that comes with the package.
+        num_beams: beams in the search; None means what was saved with the model.
+        abstain_below: give no text where the score is below this, in [0, 1].
+
+    Raises:
+        OSError: if there is no such model, or its folder lacks a file.
+        ValueError: if the model's files are damaged or do not belong together.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | None = None,
+        *,
+        num_beams: int | None = None,
+        abstain_below: float | None = None,
+    ) -> None:
+        name = default_ocr_model() if model is None else model
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(name, dtype=torch.float32)
+        self.model.to(device).eval()
+        self.processor = TrOCREncoderDecoderProcessor.from_pretrained(name)
+        check_vocabulary(self.model, self.processor.tokenizer)
+        self._settings: dict[str, Any] = {"abstain_below": abstain_below}
+        if num_beams is not None:
+            self._settings["num_beams"] = num_beams
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[RecognizedText]:
+        """Read a batch."""
+        if not pictures:
+            return []
+        inputs = self.processor(images=list(pictures), return_tensors="pt").to(self.model.device)
+        return self.model.recognize(**inputs, tokenizer=self.processor.tokenizer, **self._settings)
 
 
 def read_files(
@@ -50,70 +94,89 @@ def read_files(
     batch_size: int = 16,
     num_beams: int | None = None,
     abstain_below: float | None = None,
+    to_correct: LinesToCorrect | None = None,
 ) -> Iterator[ReadFile]:
-    """The text of every picture file, in order, a bad file among them told in its `error`.
+    """The text of every picture file of a line, in order, a bad file among them told in its `error`.
 
     Args:
-        files: picture files, and folders whose picture files are read in order of their names.
+        files: picture files, and folders whose picture files are read in natural order of their names.
         model: folder or Hub name; None means the one that comes with the package.
         batch_size: pictures at a time.
         num_beams: beams in the search; None means what was saved with the model.
         abstain_below: give no text where the score is below this, in [0, 1].
+        to_correct: takes the lines that the model is not sure of.
 
     Raises:
         OSError: if there is no such model, or its folder lacks a file.
         ValueError: if the model's files are damaged or do not belong together.
     """
-    name = default_ocr_model() if model is None else model
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    reader = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(name, dtype=torch.float32).to(device).eval()
-    processor = TrOCREncoderDecoderProcessor.from_pretrained(name)
-    check_vocabulary(reader, processor.tokenizer)
-    settings: dict[str, Any] = {"abstain_below": abstain_below}
-    if num_beams is not None:
-        settings["num_beams"] = num_beams
+    reader = LineReader(model, num_beams=num_beams, abstain_below=abstain_below)
     batch: list[tuple[ReadFile, Image.Image | None]] = []
-    for result in _listed_files(files):
-        picture = None
-        if result.error is None:
+    for file, error in listed_pictures(files):
+        result, picture = ReadFile(file, error=error), None
+        if error is None:
             try:
-                picture = open_picture(result.file)
-            except (ValueError, OSError) as error:
-                result.error = str(error)
+                picture = to_rgb(open_picture_file(file))
+            except (ValueError, OSError) as fault:
+                result.error = str(fault)
         batch.append((result, picture))
         if sum(picture is not None for _, picture in batch) == batch_size:
-            yield from _read_batch(reader, processor, batch, settings)
+            yield from _read_batch(reader, batch, to_correct)
             batch = []
-    yield from _read_batch(reader, processor, batch, settings)
+    yield from _read_batch(reader, batch, to_correct)
 
 
-def _listed_files(files: Iterable[str | os.PathLike]) -> Iterator[ReadFile]:
-    for file in files:
-        path = Path(file)
+def listed_pictures(files: Iterable[str | os.PathLike]) -> Iterator[tuple[str, str | None]]:
+    """(file, None) for every given file and every picture file of a folder, these in natural order of their names.
+
+    A folder without pictures is (folder, what is wrong).
+
+    Folders in it are not entered, and hidden files, such as macOS's `._scan.jpg`, are passed over.
+    """
+    for path in map(Path, files):
         if not path.is_dir():
-            yield ReadFile(str(file))
+            yield str(path), None
             continue
-        pictures = sorted(inner for inner in path.iterdir() if inner.suffix.lower() in _PICTURE_SUFFIXES)
+        pictures = [
+            inner
+            for inner in path.iterdir()
+            if inner.suffix.lower() in _PICTURE_SUFFIXES and not inner.name.startswith(".")
+        ]
         if not pictures:
-            yield ReadFile(str(file), error=f"A folder of pictures is wanted, got {file} without one. Check it.")
-        for picture in pictures:
-            yield ReadFile(str(picture))
+            yield str(path), f"A folder of pictures is wanted, got {path} without one. Check it."
+        for picture in sorted(pictures, key=natural_order):
+            yield str(picture), None
+
+
+def open_picture_file(file: str | os.PathLike) -> Image.Image:
+    """The picture in a file, as `open_picture` gives it.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it can't be read, or is a PDF; the message begins with its name.
+    """
+    path = Path(file)
+    if path.is_file():
+        with path.open("rb") as stream:
+            if stream.read(5) == b"%PDF-":
+                raise ValueError(
+                    f"{file}: wanted a picture, got a PDF. Turn its pages into pictures with "
+                    f"`pdftoppm -r 300 -png {path.name} {path.stem}`."
+                )
+    return open_picture(path, name=str(file))
 
 
 def _read_batch(
-    reader: TrOCREncoderDecoderForConditionalGeneration,
-    processor: TrOCREncoderDecoderProcessor,
+    reader: LineReader,
     batch: Sequence[tuple[ReadFile, Image.Image | None]],
-    settings: dict[str, Any],
+    to_correct: LinesToCorrect | None,
 ) -> Iterator[ReadFile]:
-    pictures = [picture for _, picture in batch if picture is not None]
-    texts: Iterator[RecognizedText] = iter(())
-    if pictures:
-        inputs = processor(images=pictures, return_tensors="pt").to(reader.device)
-        texts = iter(reader.recognize(**inputs, tokenizer=processor.tokenizer, **settings))
+    texts = iter(reader([picture for _, picture in batch if picture is not None]))
     for result, picture in batch:
         if picture is not None:
             recognized = next(texts)
             result.text, result.score, result.words = recognized.text, recognized.score, recognized.words
             result.abstained = recognized.abstained
+            if to_correct is not None and result.score < to_correct.below:
+                to_correct.add(picture, result.text, result.score, result.file)
         yield result

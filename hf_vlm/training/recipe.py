@@ -24,6 +24,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Seq2SeqTrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from hf_vlm.data.augmentation import augmentation_name
+
 _COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")  # transformers checks none of them
 RECIPE_FOLDER = Path(__file__).with_name("recipes")
 
@@ -89,14 +91,18 @@ class LineSource:
         where: columns and the value, or list of values, that a row must hold there to be kept; `*` matches anything, and
             what follows `!` is left out.
         weight: its share among the sources; only the ratio of the weights counts.
-        augment: whether its pictures are slightly turned, stretched and blurred.
+        augment: how its pictures are changed: `mild` (slightly turned, stretched and blurred; true means the same),
+            `da2` or `randaugment` (TrOCR's), or false.
     """
 
     path: str
     split: str | None = None
     where: dict[str, Any] = dataclasses.field(default_factory=dict)
     weight: float = 1.0
-    augment: bool = True
+    augment: bool | str = True
+
+    def __post_init__(self) -> None:
+        augmentation_name(self.augment)  # refuses unknown ones
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,18 +110,24 @@ class SyntheticLines:
     """Lines rendered on the fly.
 
     Attributes:
-        texts: UTF-8 file of sentences, one a line, relative to `data.folder`.
+        texts: UTF-8 file of sentences, one a line, relative to `data.folder`; None means the few that the package brings.
         fonts: font files or folders of them; None means the fonts of the system.
         height: pixels of the highest line.
-        kinds: how often each kind of line is drawn, relative to each other; None means the renderer's own mixture.
+        kinds: how often `print`, `typewriter`, `fax`, `photocopy`, `receipt` and `pen` are drawn, relative to each other;
+            None means the renderer's own mixture.
+        augment: as in `LineSource`, after a line is drawn with all its looks.
         weight: its share among the sources.
     """
 
-    texts: str
+    texts: str | None = None
     fonts: list[str] | None = None
     height: int = 40
     kinds: dict[str, float] | None = None
+    augment: bool | str = False
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        augmentation_name(self.augment)
 
 
 @dataclasses.dataclass(kw_only=True)

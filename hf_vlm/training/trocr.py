@@ -118,6 +118,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         [(rows, source.weight, source.augment) for source, rows in zip(recipe.data.train, sources, strict=True)],
         renderer=build_renderer(recipe, processor, arguments.seed),
         renderer_weight=recipe.data.synthetic.weight if recipe.data.synthetic else 0.0,
+        renderer_augment=recipe.data.synthetic.augment if recipe.data.synthetic else False,
         seed=arguments.seed,
         length=arguments.max_steps * items_per_step,
         group_size=arguments.train_batch_size,
@@ -293,7 +294,9 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
         settings["alphabet"] = "".join(sorted(set(processor.tokenizer.get_vocab()) - special))
         if processor.max_label_length is not None:
             settings["max_characters"] = min(MAX_RENDERED_CHARACTERS, processor.max_label_length - 1)
-    return LineRenderer(Path(recipe.data.folder) / synthetic.texts, **settings)
+    if synthetic.texts is not None:
+        settings["texts"] = Path(recipe.data.folder) / synthetic.texts
+    return LineRenderer(**settings)
 
 
 def _without_worker_traceback(error: Exception) -> Exception:

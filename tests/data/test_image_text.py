@@ -52,6 +52,83 @@ def test_csv_rows_end_at_line_ends_only(tmp_path):
     assert read_lines(tmp_path).texts == ["one two three", "four five"]
 
 
+SPREADSHEETS = {
+    "byte order mark and CRLF": '\ufefffile_name,text\r\na.png,one\r\nb.png,"two, ""2"""\r\n',
+    "semicolons": 'file_name;text\na.png;one\nb.png;"two, ""2"""\n',
+    "tabs": 'file_name\ttext\na.png\tone\nb.png\t"two, ""2"""\n',
+    "other order of columns": 'score,text,"file_name",page\n0.5,one,a.png,p\n0.4,"two, ""2""",b.png,p\n',
+    "empty columns": 'file_name,text,,\na.png,one,,\nb.png,"two, ""2""",,\n',
+    "more fields than names": 'file_name,text\na.png,one,\nb.png,"two, ""2""",x,y\n',
+    "empty rows": 'file_name,text,score\n,,\na.png,one,1\n\n , ,\nb.png,"two, ""2""",1\n,,\n',
+    "line ends in a text": 'file_name,text\na.png,"one"\nb.png,"two,\r\n""2"""',
+    "spaces in the head": 'file_name , text\na.png,one\nb.png,"two, ""2"""\n',
+}
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_csv_is_read_as_spreadsheets_save_it(tmp_path, kind):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "todo.csv").write_bytes(SPREADSHEETS[kind].encode())
+    for path in (tmp_path, tmp_path / "todo.csv"):
+        rows = read_lines(path)
+        assert rows.texts == ["one", 'two, "2"']
+        assert [rows[index]["image"].getpixel((0, 0)) for index in range(2)] == [1, 2]
+
+
+def test_rows_of_csv_can_be_chosen_where_some_have_more_fields_than_names(tmp_path):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text,page\na.png,one,1,\nb.png,two,2,\n")
+    assert read_lines(tmp_path, where={"page": "2"}).texts == ["two"]
+    with pytest.raises(ValueError, match="wanted a column `hand` to choose by, got file_name, text, page"):
+        read_lines(tmp_path, where={"hand": "a"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,text\na.png,caf\xe9\n", "must be UTF-8 text, got byte 24 .* Save it as CSV UTF-8"),
+        (b'file_name,text\na.png,"one\nb.png,two\n', "line 2: wanted a row whose texts are quoted"),
+        (b'file_name,text\na.png,one\nb.png,"two" or "2"\n', "line 3: wanted a row whose texts are quoted"),
+        (b'file_name,text\na.png,"' + b"x" * 140_000, "line 2: wanted a row whose texts are quoted"),
+        (b"file_name,text\na.png\n", "line 2: wanted a `text`, got None"),
+        (b"picture,text\na.png,one\n", "line 2: wanted a `file_name` and a `text`"),
+        (b"file_name,text\n", "must hold lines, got none"),
+        (b"", "must hold lines, got none"),
+    ],
+    ids=[
+        "Windows-1252",
+        "open quote",
+        "quotes not doubled",
+        "endless quote",
+        "no text",
+        "no file_name",
+        "head",
+        "empty",
+    ],
+)
+def test_csv_that_can_not_be_meant_is_refused(tmp_path, content, message):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "todo.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"todo\.csv.* ?{message}"):
+        read_lines(tmp_path / "todo.csv")
+
+
+def test_bad_row_of_csv_costs_no_other(tmp_path):
+    write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
+    (tmp_path / "todo.csv").write_text('file_name,text\na.png,one\nb.png,"two" 2\nc.png,three\n')
+    faults = []
+    assert read_lines(tmp_path, on_bad_row=faults.append).texts == ["one", "three"]
+    assert len(faults) == 1 and "line 3" in str(faults[0])
+
+
+def test_several_csv_files_in_a_folder_are_not_chosen_from(tmp_path):
+    write_pictures(tmp_path, ["a.png"])
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("file_name,text\na.png,one\n")
+    with pytest.raises(ValueError, match=r"must hold gt_\*\.txt, .*got a\.csv, a\.png, b\.csv"):
+        read_lines(tmp_path)
+
+
 @pytest.mark.parametrize("pictures", ["image", "."])
 def test_tab_separated_files_split_at_the_first_tab_only(tmp_path, pictures):
     write_pictures(tmp_path / pictures, ["a.png", "b.png"])

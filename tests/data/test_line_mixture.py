@@ -88,6 +88,21 @@ def test_only_sources_that_ask_for_it_are_augmented():
     assert changed[0]["image"].tobytes() != row["image"].tobytes()
 
 
+def test_augmentations_go_by_name_and_reach_drawn_lines_only_when_asked(renderer):
+    row = {"image": Image.effect_noise((60, 20), 60), "text": "x"}
+    by_name = {name: LineMixture([([row], 1.0, name)], length=20) for name in ("mild", "da2", "randaugment")}
+    true = LineMixture([([row], 1.0, True)], length=20)
+    assert all(same(true[index], by_name["mild"][index]) for index in range(20))
+    for name in ("da2", "randaugment"):
+        changed = [by_name[name][index]["image"].tobytes() != row["image"].tobytes() for index in range(20)]
+        assert 5 <= sum(changed) < 20
+    plain, da2 = (LineMixture(renderer=renderer, renderer_augment=name, length=30) for name in (False, "da2"))
+    assert texts(plain, range(30)) == texts(da2, range(30))
+    assert 15 <= sum(not same(plain[index], da2[index]) for index in range(30)) < 30
+    with pytest.raises(ValueError, match="got 'da'. Did you mean `da2`?"):
+        LineMixture([([row], 1.0, "da")], length=4)
+
+
 def test_iteration_ends_at_the_length():
     mixture = LineMixture([(Rows("a"), 1.0, False)], length=7)
     assert len(mixture) == len(list(mixture)) == 7

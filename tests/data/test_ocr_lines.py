@@ -6,6 +6,8 @@ import pytest
 from torch.utils.data import DataLoader, Subset
 
 from hf_vlm.data.font_faces import Glyph, find_faces, glyphs_of
+from hf_vlm.data.line_looks import Look, noise_of, print_ink
+from hf_vlm.data.line_texts import SHIPPED_SENTENCES
 from hf_vlm.data.ocr_lines import _DRAWING_HEIGHTS, LineRenderer
 from tests.data.line_files import SENTENCES, write_font
 
@@ -36,18 +38,30 @@ def test_forked_workers_draw_the_same_lines(faces):
     assert all(same(line, renderer[index]) for index, line in enumerate(drawn))
 
 
+@pytest.mark.slow  # a spawned process imports torch anew
+def test_spawned_workers_draw_the_same_lines(faces):
+    renderer = LineRenderer(SENTENCES, faces, seed=5)
+    loader = DataLoader(
+        Subset(renderer, range(8)), batch_size=4, num_workers=1, collate_fn=list, multiprocessing_context="spawn"
+    )
+    drawn = [line for batch in loader for line in batch]
+    assert all(same(line, renderer[index]) for index, line in enumerate(drawn))
+
+
 def test_a_copy_through_pickle_draws_the_same(faces):
     renderer = LineRenderer(SENTENCES, faces, seed=5)
     assert same(pickle.loads(pickle.dumps(renderer))[3], renderer[3])
 
 
-@pytest.mark.parametrize("kind", ["book", "typewriter", "till", "hand"])
+@pytest.mark.parametrize("kind", ["print", "typewriter", "fax", "photocopy", "receipt", "pen"])
 def test_lines_of_every_kind_show_ink_on_paper_within_the_height(faces, kind):
     # One face stands for all kinds here; what differs is how it is set, printed and scanned.
-    as_kind = [replace(face, kind=kind) for face in faces]
+    as_kind = [replace(face, kind="print" if kind in ("fax", "photocopy") else kind) for face in faces]
     renderer = LineRenderer(SENTENCES, as_kind, kinds={kind: 1.0}, height=32)
     for index in range(40):
-        image = renderer[index]["image"]
+        line = renderer[index]
+        image = line["image"]
+        assert line["kind"] == kind and line["face"] == "Aileron"
         assert image.mode == "L" and 8 <= image.height <= 32 and image.width >= 8
         grey = np.asarray(image, dtype=np.float32)
         assert np.percentile(grey, 99) - grey.min() > 20  # something can be seen
@@ -89,7 +103,7 @@ def test_accents_of_capitals_are_not_cut_off(faces):
         glyphs = glyphs_of(face, height)
         bar = np.full((height // 6, height // 2), 255, dtype=np.uint8)
         glyphs["Ü"] = Glyph(bar, 0, -glyphs.ascent - height // 4, height * 0.6)
-    renderer = LineRenderer(["ÜÜÜÜ"], [face], kinds={"book": 1.0}, alphabet="Ü")
+    renderer = LineRenderer(["ÜÜÜÜ"], [face], kinds={"print": 1.0}, alphabet="Ü")
     for index in range(150):
         grey = np.asarray(renderer[index]["image"], dtype=np.float32)
         assert np.median(grey[grey.shape[0] // 2 :]) - grey.min() > 30  # darker than the paper somewhere
@@ -98,7 +112,55 @@ def test_accents_of_capitals_are_not_cut_off(faces):
 def test_no_usable_face_and_unknown_kinds_are_refused(tmp_path, faces):
     with pytest.raises(ValueError, match="must hold a font with Latin letters"):
         LineRenderer(SENTENCES, [tmp_path])
-    with pytest.raises(ValueError, match="`kinds` must be of book, typewriter, till, hand, got bok"):
-        LineRenderer(SENTENCES, faces, kinds={"bok": 1.0})
-    with pytest.raises(ValueError, match="got book faces only"):
-        LineRenderer(SENTENCES, faces, kinds={"hand": 1.0})
+    with pytest.raises(ValueError, match="`kinds` must be of print, .*, pen, got pent. Did you mean `pen`"):
+        LineRenderer(SENTENCES, faces, kinds={"pent": 1.0})
+    with pytest.raises(ValueError, match="got print faces only"):
+        LineRenderer(SENTENCES, faces, kinds={"pen": 1.0})
+
+
+def test_texts_of_letters_that_no_face_has_are_refused(faces):
+    with pytest.raises(ValueError, match="`faces` must have the characters of the texts, such as 'о'"):
+        LineRenderer(["Мороз и солнце, ооо"], faces, alphabet="Морзислнце, ")
+
+
+def test_without_a_file_the_shipped_sentences_are_drawn(faces):
+    prose = " ".join(SHIPPED_SENTENCES.read_text(encoding="utf-8").split())
+    lines = [LineRenderer(faces=faces).render(index, num_characters=30)["text"] for index in range(20)]
+    assert sum(line in prose for line in lines) > 5
+
+
+def band(look, columns=600):
+    """How strokes 3 px wide come out of print_ink: grey levels, float (40, columns)."""
+    ink = np.zeros((40, columns), dtype=np.uint8)
+    for left in range(10, columns, 20):
+        ink[8:32, left : left + 3] = 255
+    return np.asarray(print_ink(ink, look, noise_of(0), np.random.default_rng(0)), dtype=np.float32)
+
+
+def test_a_fax_is_of_two_levels_and_loses_whole_rows():
+    look = Look(paper=255, ink=0, fax_rows=16, fax_columns=33, toner=0.4)
+    grey = band(look)
+    assert np.mean((grey < 5) | (grey > 250)) > 0.7  # the rest is the edges that scaling up made
+    lossy = band(replace(look, dropouts=0.3))
+    row_changes = np.abs(lossy - grey)[10:30].mean(axis=1)
+    assert row_changes.max() > 20 and np.count_nonzero(row_changes == 0) >= 2
+
+
+def test_more_generations_of_a_copy_are_harder_and_toner_decides_the_weight():
+    def ink_share(**settings):
+        return np.mean(band(Look(paper=255, ink=0, **settings)) < 128)
+
+    plain = ink_share()
+    assert ink_share(generations=4, toner=0.3) > 1.15 * plain  # thickened
+    assert ink_share(generations=4, toner=0.6) < 0.85 * plain  # broken
+    one, four = (band(Look(paper=255, ink=0, blur=1.5, generations=count, toner=0.4)) for count in (1, 4))
+    assert np.mean((four > 60) & (four < 195)) < np.mean((one > 60) & (one < 195))
+
+
+def test_the_black_edge_of_a_copy_covers_no_letter():
+    plain, edged = band(Look(paper=255, ink=0)), band(Look(paper=255, ink=0, edge=0.5))
+    added = edged.shape[1] - plain.shape[1]
+    assert added >= 20
+    kept = [edged[:, added:], edged[:, :-added]]
+    assert any(np.array_equal(part, plain) for part in kept)
+    assert (np.concatenate([edged[:, :12], edged[:, -12:]], axis=1).mean(axis=0) < 5).sum() >= 8

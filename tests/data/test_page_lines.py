@@ -123,3 +123,12 @@ def test_xml_of_another_kind_is_refused_and_passed_over_in_a_folder(tmp_path):
         read_lines(tmp_path / "a.xml")
     with pytest.raises(ValueError, match="must hold gt_"):
         read_lines(tmp_path)
+
+
+def test_page_that_exif_turns_is_cut_as_it_is_seen(tmp_path):
+    page_picture(tmp_path / "seen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    Image.open(tmp_path / "seen.png").rotate(90, expand=True).save(tmp_path / "scan.png", exif=exif)
+    (tmp_path / "a.xml").write_text(PAGE_XML, encoding="utf-8")
+    assert place_of(read_lines(tmp_path / "a.xml")[0]["image"]) == (5, 4, 30, 14)

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel, BitImageProcessor, Dinov2Config,
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.cli import main
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
+from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.training.recipe import RECIPE_FOLDER, TrOCRRecipe
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
@@ -23,6 +24,7 @@ def command_of(recipe):
     match = re.search(r"^# command: +hf-vlm (.+)$", header, re.MULTILINE)
     assert match, f"{recipe} has no `# command:` line"
     return shlex.split(match[1])
+
 
 # A document that the recipes learn from, and one of each that they keep for validation.
 DOCUMENTS = ["any", "cu31924087948174", "ehri/EHRI-ET-WL16560044_01", *["any"] * 20]
@@ -84,6 +86,16 @@ def test_dinov2_minilm_command_runs(data_folder, capsys):
     BertModel(config).save_pretrained(data_folder / "minilm")
     tokenizer.save_pretrained(data_folder / "minilm")
     assert dry_run_on(data_folder, command_of("trocr-dinov2-minilm")) == 0
+    assert "encoder.vision_model" in capsys.readouterr().out
+
+
+def test_stage2_command_runs(data_folder, capsys, monkeypatch):
+    """With the reader that comes with the package in the place of stage 1's."""
+    monkeypatch.chdir(data_folder)
+    Path("runs").mkdir()
+    Path("runs/trocr-dinov2-minilm").symlink_to(default_ocr_model())
+    printed = "data.synthetic.kinds={print: 1}"  # the only face there is has no pen
+    assert dry_run_on(data_folder, [*command_of("trocr-stage2"), printed]) == 0, capsys.readouterr().err
     assert "encoder.vision_model" in capsys.readouterr().out
 
 

@@ -31,6 +31,7 @@ from ...parts.vision_features import describe_vision_model, show_every_patch, vi
 from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import TrOCRParts, load_parts
 from .configuration_trocr import TrOCREncoderDecoderConfig
+from .greedy import covers, decode_greedily
 from .recognition import RecognizedText, recognize
 from .weights_trocr import config_from_vision_encoder_decoder, weights_from_vision_encoder_decoder
 
@@ -357,6 +358,12 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         for name in ("pixel_values", "pixel_mask", "interpolate_pos_encoding"):
             inputs.pop(name, None)
         return inputs
+
+    def _sample(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        """What `generate` calls for greedy decoding and sampling: ours where it gives the same, else transformers'."""
+        if covers(self, input_ids, **inputs):
+            return decode_greedily(self, input_ids, **inputs)
+        return super()._sample(input_ids, **inputs)
 
     def recognize(
         self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **settings: Any

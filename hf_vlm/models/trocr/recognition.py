@@ -1,14 +1,16 @@
 """From pictures to text with a confidence for every word.
 
 A confidence is a probability of the model itself: the product of the probabilities of the word's tokens, each given the
-picture and the text before it. The text that was chosen is scored once more in one pass over all its tokens, so the number
-is the same whether greedy decoding, beam search or sampling chose it, and no logits processor distorts it.
+picture and the text before it, whether greedy decoding, beam search or sampling chose it, and no logits processor distorts it.
+Greedy decoding tells it with each token; what another search chose is scored once more in one pass over all its tokens.
 """
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .greedy import TokenLogProbs
 
 if TYPE_CHECKING:
     from .modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
@@ -68,13 +70,17 @@ def recognize(
     kept = {
         name: value for name, value in encoder_outputs.items()
     }  # beam search expands the output it is handed in place
+    told = TokenLogProbs()
+    generate_kwargs["stopping_criteria"] = [*(generate_kwargs.get("stopping_criteria") or ()), told]
     generated = model.generate(encoder_outputs=type(encoder_outputs)(**kept), **generate_kwargs)
     sequences = generated if isinstance(generated, torch.Tensor) else generated.sequences  # int64 (batch, 1 + tokens)
     tokens = sequences[:, 1:]
     if tokens.shape[1] == 0:
         return [RecognizedText("", 0.0, abstained=abstain_below is not None) for _ in sequences]
-    logits = model(encoder_outputs=encoder_outputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
-    log_probs = logits.float().log_softmax(dim=-1).gather(2, tokens[..., None])[..., 0]  # (batch, tokens)
+    log_probs = told.log_probs  # float32 (batch, tokens)
+    if log_probs is None:
+        logits = model(encoder_outputs=encoder_outputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
+        log_probs = logits.float().log_softmax(dim=-1).gather(2, tokens[..., None])[..., 0]
 
     end_ids = generate_kwargs.get("eos_token_id", settings.eos_token_id)
     if end_ids is None:  # `generate` takes it from the model then

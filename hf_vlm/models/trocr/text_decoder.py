@@ -175,6 +175,11 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
         self.final_norm = norm if config.norm_position == "pre" else nn.Identity()
         self.post_init()
 
+    def place(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads: float (batch, tokens, hidden_size) word vectors, told where in the text they stand."""
+        placed = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
+        return self.dropout(self.embedding_norm(placed))
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -239,8 +244,7 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
                 encoder_hidden_states=encoder_hidden_states,
             )
 
-        hidden_states = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
-        hidden_states = self.dropout(self.embedding_norm(hidden_states))
+        hidden_states = self.place(inputs_embeds, position_ids)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -321,3 +325,31 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
         )
+
+    def next_logits(
+        self,
+        token_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        cache: EncoderDecoderCache,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One step of decoding: `forward` for a single token a text, without what only other calls need.
+
+        Args:
+            token_ids: int64 (batch, 1), the newest token of each text.
+            position_ids: int64 (1, 1), its place.
+            cache: keys and values of the earlier tokens, which this call adds to.
+            encoder_hidden_states: float (batch, picture tokens, cross_attention_size); read at the first step only.
+            encoder_attention_mask: float (batch, 1, 1, picture tokens), added to the scores; None for no padding.
+            text_mask: the same for the places of a static cache, float (1, 1, 1, places); None for a cache that grows.
+
+        Returns: float32 (batch, vocab_size).
+        """
+        hidden_states = self.model.place(self.model.embed_tokens(token_ids) * self.model.embed_scale, position_ids)
+        for layer in self.model.layers:
+            hidden_states = layer(
+                hidden_states, text_mask, encoder_hidden_states, encoder_attention_mask, past_key_values=cache
+            )
+        return self.lm_head(self.model.final_norm(hidden_states))[:, -1].float()
