@@ -289,9 +289,9 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
     settings: dict[str, Any] = {"seed": seed, "height": synthetic.height, "kinds": synthetic.kinds}
     if synthetic.fonts is not None:
         settings["faces"] = synthetic.fonts
-    if recipe.model.tokenizer == "characters":
-        special = set(processor.tokenizer.all_special_tokens)
-        settings["alphabet"] = "".join(sorted(set(processor.tokenizer.get_vocab()) - special))
+    entries = set(processor.tokenizer.get_vocab()) - set(processor.tokenizer.all_special_tokens)
+    if all(len(entry) == 1 for entry in entries):  # a character tokenizer, that of a pretrained reader too
+        settings["alphabet"] = "".join(sorted(entries))
         if processor.max_label_length is not None:
             settings["max_characters"] = min(MAX_RENDERED_CHARACTERS, processor.max_label_length - 1)
     if synthetic.texts is not None:

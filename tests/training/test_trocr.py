@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageFont
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
@@ -24,8 +25,9 @@ from transformers import (
 
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import read_lines
+from hf_vlm.models.trocr.alphabet import extend_alphabet
 from hf_vlm.parts.weight_report import WeightReport, describe_part
-from hf_vlm.training.trocr import build_model, build_trainer, train
+from hf_vlm.training.trocr import build_model, build_renderer, build_trainer, train
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
 
 
@@ -387,3 +389,23 @@ def test_state_log_is_json(recipe_sections, tmp_path):
     train(recipe_of(recipe_sections, "training.max_steps=1"))
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert any("eval_cer" in entry for entry in history)
+
+
+def test_an_extended_alphabet_is_drawn(recipe_sections, tmp_path):
+    """Synthetic lines have the characters that a pretrained reader got by `extend-alphabet`."""
+    trainer = build_trainer(recipe_of(recipe_sections))
+    extend_alphabet(trainer.model, trainer.processing_class, "ąż")
+    trainer.model.save_pretrained(tmp_path / "extended")
+    trainer.processing_class.save_pretrained(tmp_path / "extended")
+    (tmp_path / "words.txt").write_text("zażółć gęś\nwąż żaba\n" * 20, encoding="utf-8")
+    recipe_sections["model"] = {"pretrained": str(tmp_path / "extended")}
+    (tmp_path / "font.ttf").write_bytes(ImageFont.load_default(20).path.getvalue())
+    recipe_sections["data"]["synthetic"] = {
+        "texts": str(tmp_path / "words.txt"),
+        "fonts": [str(tmp_path / "font.ttf")],
+        "kinds": {"print": 1},
+    }
+    renderer = build_renderer(recipe_of(recipe_sections), trainer.processing_class, seed=0)
+    drawn = set("".join(renderer.texts.fragment(12, np.random.default_rng(index)) for index in range(60)))
+    assert set("ąż") <= drawn
+    assert not drawn & set("ółćęś")

@@ -166,7 +166,7 @@ def extend_alphabet(
 
     Old rows stay as they are bit for bit, so do the logits of old tokens. A new row starts near that of a relative (the
     letter without its accent, one of the same shape, the other case), else at the mean of all, and below either: until it
-    is trained a greedy reading never has a new character.
+    is trained a greedy reading never has a new character. Scores fall, as the new rows take their share of the softmax.
 
     Args:
         characters: to add, such as "ąćęł"; brought to NFC, white space collapsed.
