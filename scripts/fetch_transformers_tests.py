@@ -15,8 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-VERSION = "5.23.0"
-SHA256 = "19d647a4d5d903a7c644ca5cde2d86efc3dde7d8c687ae7988806ff2205efa71"
+VERSION = "5.24.0"
+SHA256 = "906cb8c3cb2123575e263962586a4d21a979ce97feeb95fe6aaf66fe6ae88bf3"
 FOLDER = Path(__file__).resolve().parents[1] / ".cache" / f"transformers-{VERSION}-tests"
 
 # Tests that would download a photograph get a drawing of the same size.
@@ -73,7 +73,7 @@ def lay_out(archive: Path, folder: Path) -> None:
         (folder / name).write_text(source)
     with tarfile.open(archive) as files:
         for member in files.getmembers():
-            path = Path(member.name)  # transformers-5.23.0/tests/test_modeling_common.py
+            path = Path(member.name)  # transformers-5.24.0/tests/test_modeling_common.py
             if path.match(f"transformers-{VERSION}/tests/*.py"):
                 (folder / "transformers_tests" / path.name).write_bytes(files.extractfile(member).read())
 

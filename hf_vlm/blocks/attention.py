@@ -52,18 +52,40 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def single_query_attention(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """`eager_attention_forward` without its weights, as sdpa would answer."""
-    return eager_attention_forward(*args, **kwargs)[0], None
+def single_query_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    position_bias: torch.Tensor | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """What sdpa gives for one query and no dropout, in two products; arguments as in `eager_attention_forward`."""
+    scores = torch.matmul(query * scaling, key.transpose(-2, -1))  # (batch, heads, 1, key tokens)
+    if position_bias is not None:
+        scores = scores + position_bias
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    return torch.matmul(scores.softmax(dim=-1), value).transpose(1, 2), None
 
 
-def attention_kernel(config: PreTrainedConfig, query: torch.Tensor) -> Callable[..., Any]:
-    """The kernel that the config names, for float (batch, heads, query tokens, head_dim).
+def attention_kernel(module: "SelfAttention | CrossAttention", query: torch.Tensor) -> Callable[..., Any]:
+    """The kernel that the module's config names, for float (batch, heads, query tokens, head_dim).
 
     On a CPU sdpa takes longer over a single query, as in decoding, than two plain products do.
     """
-    name = config._attn_implementation
-    if name == "sdpa" and query.shape[2] == 1 and query.device.type == "cpu" and not torch.compiler.is_compiling():
+    name = module.config._attn_implementation
+    if (
+        query.shape[2] == 1
+        and name == "sdpa"
+        and query.device.type == "cpu"
+        and not module.training
+        and not torch.compiler.is_compiling()
+    ):
         return single_query_attention
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
 
@@ -76,7 +98,7 @@ class SelfAttention(nn.Module):
         hidden_size: width of the tokens; `num_heads` must divide it.
         is_causal: whether a token is kept from seeing later ones. With a cache the mask says so, without one the kernel.
         key_bias: False leaves the key projection without a bias, as BEiT does.
-        layer_idx: this layer's place in the cache; needed only with `past_key_values`.
+        layer_idx: this layer's place in the cache; needed only with `cache`.
     """
 
     def __init__(
@@ -108,7 +130,7 @@ class SelfAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mix each token with the tokens it may see.
@@ -116,7 +138,7 @@ class SelfAttention(nn.Module):
         Args:
             hidden_states: float (batch, tokens, hidden_size).
             attention_mask: as `transformers.masking_utils` makes it for the chosen kernel, or None.
-            past_key_values: earlier keys and values; this call's are appended to it.
+            cache: earlier keys and values; this call's are appended to it.
             kwargs: passed to the kernel, such as `position_bias`, float (1 or batch, heads, tokens, tokens).
 
         Returns: float (batch, tokens, hidden_size) and the attention weights, None but for the eager kernel.
@@ -125,12 +147,12 @@ class SelfAttention(nn.Module):
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        if past_key_values is not None:
-            if isinstance(past_key_values, EncoderDecoderCache):
-                past_key_values = past_key_values.self_attention_cache
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            if isinstance(cache, EncoderDecoderCache):
+                cache = cache.self_attention_cache
+            key, value = cache.update(key, value, self.layer_idx)
 
-        attend = attention_kernel(self.config, query)
+        attend = attention_kernel(self, query)
         dropout = self.dropout if self.training else 0.0
         mixed, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
@@ -148,7 +170,7 @@ class CrossAttention(nn.Module):
         config: read for `_attn_implementation` only.
         hidden_size: width of the text's tokens; `num_heads` must divide it.
         key_value_size: width of the picture's tokens.
-        layer_idx: this layer's place in the cache; needed only with `past_key_values`.
+        layer_idx: this layer's place in the cache; needed only with `cache`.
     """
 
     def __init__(
@@ -186,7 +208,7 @@ class CrossAttention(nn.Module):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mix each text token with the picture tokens it may see.
@@ -195,14 +217,14 @@ class CrossAttention(nn.Module):
             hidden_states: float (batch, text tokens, hidden_size).
             key_value_states: float (batch, picture tokens, key_value_size); not read once the cache holds its projection.
             attention_mask: as `transformers.masking_utils` makes it for the chosen kernel, or None.
-            past_key_values: an `EncoderDecoderCache`; any other cache holds the text only and is left alone.
+            cache: an `EncoderDecoderCache`; any other cache holds the text only and is left alone.
 
         Returns: float (batch, text tokens, hidden_size) and the attention weights, None but for the eager kernel.
         """
         query = (
             self.q_proj(hidden_states).view(*hidden_states.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
         )
-        cache = past_key_values if isinstance(past_key_values, EncoderDecoderCache) else None
+        cache = cache if isinstance(cache, EncoderDecoderCache) else None
         if cache is not None and cache.is_updated.get(self.layer_idx):
             layer = cache.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
@@ -212,7 +234,7 @@ class CrossAttention(nn.Module):
                 key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
                 cache.is_updated[self.layer_idx] = True
 
-        attend = attention_kernel(self.config, query)
+        attend = attention_kernel(self, query)
         dropout = self.dropout if self.training else 0.0
         mixed, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET
 
@@ -174,11 +174,9 @@ def _open_font(path: str | Path, size: float) -> ImageFont.FreeTypeFont:
 
 
 def _draw(text: str, font: ImageFont.FreeTypeFont) -> Glyph:
-    left, top, right, bottom = (int(edge) for edge in font.getbbox(text, anchor="ls"))
-    canvas = Image.new("L", (max(right - left, 0), max(bottom - top, 0)))
-    if canvas.width and canvas.height:
-        ImageDraw.Draw(canvas).text((-left, -top), text, font=font, fill=255, anchor="ls")
-    return Glyph(np.asarray(canvas), left, top, font.getlength(text))
+    mask, (left, top) = font.getmask2(text, anchor="ls")
+    ink = np.frombuffer(bytes(mask), dtype=np.uint8).reshape(mask.size[::-1])  # twice as quick as by a picture
+    return Glyph(ink, left, top, font.getlength(text))
 
 
 def _known_characters(font: ImageFont.FreeTypeFont, characters: Iterable[str]) -> frozenset[str]:

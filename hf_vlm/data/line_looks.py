@@ -133,7 +133,7 @@ def draw_look(kind: str, setting: str, rng: np.random.Generator) -> Look:
     if kind != setting:  # thin strokes do not outlive a copy
         look.weight, look.wear = max(look.weight, 0), look.wear / 2
     if kind == "photocopy":
-        look.generations, look.toner = int(rng.integers(1, 5)), between(0.28, 0.46)
+        look.generations, look.toner = int(rng.integers(1, 4)), between(0.28, 0.46)
         look.is_bitonal, look.resolution, look.blur = False, 1.0, look.blur / 2
         look.paper, look.ink, look.stain = between(205, 255), between(0, 60), between(0, 8)
         look.streaks = int(rng.integers(1, 4)) if chance(0.35) else 0

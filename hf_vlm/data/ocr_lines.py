@@ -249,7 +249,8 @@ def _dots(ink: np.ndarray) -> np.ndarray:
     """The same letters as needles print them: one dot for three by three pixels."""
     rows, columns = (edge // 3 for edge in ink.shape)
     coarse = ink[: rows * 3, : columns * 3].reshape(rows, 3, columns, 3).mean(axis=(1, 3)) > 95
-    dots = np.kron(coarse, np.array([[90, 230, 90], [230, 255, 230], [90, 230, 90]])).astype(np.uint8)
+    needle = np.array([[90, 230, 90], [230, 255, 230], [90, 230, 90]], dtype=np.uint8)
+    dots = (coarse[:, None, :, None] * needle[:, None]).reshape(rows * 3, columns * 3)  # `np.kron`, but quick
     return np.pad(dots, ((0, ink.shape[0] - rows * 3), (0, ink.shape[1] - columns * 3)))
 
 

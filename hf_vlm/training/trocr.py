@@ -121,7 +121,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         renderer_augment=recipe.data.synthetic.augment if recipe.data.synthetic else False,
         seed=arguments.seed,
         length=arguments.max_steps * items_per_step,
-        group_size=arguments.train_batch_size,
+        group_size=arguments.train_batch_size * arguments.world_size,  # processes wait for each other at every step
         short_first=recipe.data.short_first,
         prepare=to_grayscale,
     )

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from hf_vlm.blocks.attention import CrossAttention, SelfAttention
+from hf_vlm.blocks.attention import CrossAttention, SelfAttention, attention_kernel, single_query_attention
 
 
 def config(implementation: str) -> PreTrainedConfig:
@@ -60,7 +60,7 @@ def test_cached_self_attention_equals_uncached_causal() -> None:
     hidden_states = torch.randn(2, 4, 8)
     expected, _ = attention(hidden_states)
     cache = DynamicCache()
-    steps = [attention(hidden_states[:, i : i + 1], past_key_values=cache)[0] for i in range(4)]
+    steps = [attention(hidden_states[:, i : i + 1], cache=cache)[0] for i in range(4)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_cross_attention_projects_the_picture_once() -> None:
     text, picture = torch.randn(2, 3, 8), torch.randn(2, 7, 6)
     expected, _ = attention(text, picture)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    steps = [attention(text[:, i : i + 1], picture, past_key_values=cache)[0] for i in range(3)]
+    steps = [attention(text[:, i : i + 1], picture, cache=cache)[0] for i in range(3)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-5, rtol=1e-5)
     assert len(projected) == 2  # once without cache, once with
 
@@ -103,3 +103,33 @@ def test_dropout_acts_in_training_only(implementation: str) -> None:
     assert not torch.equal(attention(hidden_states)[0], attention(hidden_states)[0])
     attention.eval()
     assert torch.equal(attention(hidden_states)[0], attention(hidden_states)[0])
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_single_query_on_a_cpu_is_answered_as_by_sdpa(mask: str, biased: bool) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(config("sdpa"), hidden_size=16, num_heads=2).eval()
+    query, key, value = torch.randn(3, 2, 1, 8), torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
+    seen = torch.rand(3, 1, 1, 5) < 0.6
+    seen[..., 0] = True
+    added = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+    attention_mask = {"none": None, "bool": seen, "added": added}[mask]
+    bias = torch.randn(1, 2, 1, 5) if biased else None
+    assert attention_kernel(attention, query) is single_query_attention
+    mixed, weights = single_query_attention(attention, query, key, value, attention_mask, 0.3, position_bias=bias)
+    expected = torch.zeros(3, 2, 1, 5) if bias is None else bias
+    expected = expected + (0 if mask == "none" else added)
+    expected = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=expected.expand(3, 2, 1, 5), scale=0.3
+    )
+    torch.testing.assert_close(mixed, expected.transpose(1, 2))
+    assert weights is None
+
+
+def test_other_queries_go_to_the_named_kernel() -> None:
+    attention = SelfAttention(config("sdpa"), hidden_size=16, num_heads=2).eval()
+    assert attention_kernel(attention, torch.zeros(1, 2, 4, 8)) is not single_query_attention
+    assert attention_kernel(attention.train(), torch.zeros(1, 2, 1, 8)) is not single_query_attention  # has dropout
+    eager = SelfAttention(config("eager"), hidden_size=16, num_heads=2).eval()
+    assert attention_kernel(eager, torch.zeros(1, 2, 1, 8)) is not single_query_attention  # gives its weights

@@ -29,7 +29,7 @@ LINES = ["a short line", "no", "a line that is much longer", "1914-1918", "deux 
 
 @pytest.fixture(autouse=True, scope="session")
 def without_the_malformed_warning():
-    """transformers 5.23 warns that `image-to-text` is gone in a way that logging can't format, which pytest raises."""
+    """transformers 5.24 warns that `image-to-text` is gone in a way that logging can't format, which pytest raises."""
     logging.getLogger("transformers.pipelines").addFilter(lambda record: "has been removed" not in str(record.msg))
 
 

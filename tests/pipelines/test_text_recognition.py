@@ -168,11 +168,12 @@ def test_settings_at_construction_hold_for_every_call_and_a_call_can_change_them
 
 def test_abstaining_empties_the_text_and_says_so(reader, reader_folder, line_pictures):
     read = [result for (result,) in reader(line_pictures)]
-    threshold = sorted(result["score"] for result in read)[3]
+    scores = sorted(result["score"] for result in read)
+    threshold = (scores[2] + scores[3]) / 2  # other batches move a score by some 1e-8
     careful = pipeline("text-recognition", model=reader_folder, abstain_below=threshold)
     for results in (reader(line_pictures, abstain_below=threshold, batch_size=2), careful(line_pictures)):
         for (result,), before in zip(results, read, strict=True):
-            assert result["abstained"] == (before["score"] < threshold - 1e-9)
+            assert result["abstained"] == (before["score"] < threshold)
             assert result["generated_text"] == ("" if result["abstained"] else before["generated_text"])
             assert [word["word"] for word in result["words"]] == [word["word"] for word in before["words"]]
         assert sum(result["abstained"] for (result,) in results) == 3

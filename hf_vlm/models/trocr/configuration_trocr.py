@@ -25,7 +25,7 @@ class TrOCREncoderDecoderTextConfig(PreTrainedConfig):
     """
 
     model_type = "hf_vlm_trocr_text"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
 
     vocab_size: int = 128
     hidden_size: int = 64
@@ -87,7 +87,7 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
     """
 
     model_type = "hf_vlm_trocr"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="hf_vlm_vit"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="hf_vlm_trocr_text"),

@@ -42,7 +42,7 @@ _ROW_WISE = {
 }
 _KNOWN_INPUTS = {
     "encoder_outputs",
-    "past_key_values",
+    "cache",
     "use_cache",
     "pixel_values",
     "pixel_mask",
@@ -78,7 +78,7 @@ def covers(
     if not isinstance(decoder, TrOCREncoderDecoderForCausalLM):
         return False
     on_the_way = (model, decoder, decoder.model)  # their `forward` is passed by, and what hangs on it
-    cache = inputs.get("past_key_values")
+    cache = inputs.get("cache")
     given = {name for name, value in inputs.items() if value is not None and value is not False}
     return (
         not generation_config.do_sample
@@ -86,7 +86,7 @@ def covers(
         and generation_config.cache_implementation is None
         and input_ids.shape[1] == 1
         and given - {"synced_gpus", "streamer"} == given <= _KNOWN_INPUTS
-        and {"past_key_values", "use_cache"} <= given
+        and {"cache", "use_cache"} <= given
         and type(cache) is EncoderDecoderCache
         and not getattr(cache, "_is_user_defined", False)
         and {type(processor) for processor in logits_processor} <= _ROW_WISE

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
@@ -257,6 +258,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         return shift_right(labels, start_token_id=start, pad_token_id=pad)
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -266,7 +268,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         interpolate_pos_encoding: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -282,7 +284,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
             decoder_attention_mask: int64 (batch, past and present tokens), 0 for padding.
             decoder_inputs_embeds: float (batch, tokens, hidden_size), instead of `decoder_input_ids`.
             encoder_outputs: what `get_encoder()` gave for these pictures, to not run it again.
-            past_key_values: keys and values of earlier tokens and of the picture.
+            cache: keys and values of earlier tokens and of the picture.
             interpolate_pos_encoding: resample the encoder's positions to this picture size.
             num_items_in_batch: labels with loss in the whole optimiser step; the loss is their sum over it.
 
@@ -312,7 +314,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=getattr(encoder_outputs, "attention_mask", None),
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache if labels is None else False,
             return_dict=True,
             **kwargs,
@@ -331,7 +333,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,

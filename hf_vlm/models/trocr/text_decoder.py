@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -101,16 +102,16 @@ class TrOCREncoderDecoderTextLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: object,
     ) -> torch.Tensor:
         """Carry float (batch, tokens, hidden_size) one layer on; without picture tokens cross-attention is left out."""
 
         def self_attention(x: torch.Tensor) -> torch.Tensor:
-            return self.self_attention(x, attention_mask, past_key_values, **kwargs)[0]
+            return self.self_attention(x, attention_mask, cache, **kwargs)[0]
 
         def cross_attention(x: torch.Tensor) -> torch.Tensor:
-            return self.cross_attention(x, encoder_hidden_states, encoder_attention_mask, past_key_values, **kwargs)[0]
+            return self.cross_attention(x, encoder_hidden_states, encoder_attention_mask, cache, **kwargs)[0]
 
         hidden_states = self._residual(hidden_states, self_attention, self.self_attention_norm)
         if encoder_hidden_states is not None:
@@ -189,7 +190,7 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: object,
@@ -212,11 +213,11 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given, got both or neither.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale  # (batch, tokens, hidden_size)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
             if encoder_hidden_states is not None:
-                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
-        num_seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+                cache = EncoderDecoderCache(cache, DynamicCache(config=self.config))
+        num_seen = cache.get_seq_length() if cache is not None else 0
         # A static cache counts in a tensor, which is not looked into: that would break a compiled step.
         if isinstance(num_seen, int) and num_seen + inputs_embeds.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
@@ -227,14 +228,11 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + num_seen
 
-        self_attention_cache = past_key_values
-        if isinstance(past_key_values, EncoderDecoderCache):
-            self_attention_cache = past_key_values.self_attention_cache
+        self_attention_cache = cache
+        if isinstance(cache, EncoderDecoderCache):
+            self_attention_cache = cache.self_attention_cache
         causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=self_attention_cache,
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, cache=self_attention_cache
         )
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
@@ -251,12 +249,10 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
                 causal_mask,
                 encoder_hidden_states,
                 encoder_attention_mask,
-                past_key_values=past_key_values,
+                cache=cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.final_norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.final_norm(hidden_states), cache=cache)
 
 
 class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, GenerationMixin):
@@ -271,6 +267,7 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
         self.post_init()
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -278,7 +275,7 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
         position_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
@@ -305,7 +302,7 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
             position_ids=position_ids,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -320,7 +317,7 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -349,7 +346,5 @@ class TrOCREncoderDecoderForCausalLM(TrOCREncoderDecoderTextPreTrainedModel, Gen
         """
         hidden_states = self.model.place(self.model.embed_tokens(token_ids) * self.model.embed_scale, position_ids)
         for layer in self.model.layers:
-            hidden_states = layer(
-                hidden_states, text_mask, encoder_hidden_states, encoder_attention_mask, past_key_values=cache
-            )
+            hidden_states = layer(hidden_states, text_mask, encoder_hidden_states, encoder_attention_mask, cache=cache)
         return self.lm_head(self.model.final_norm(hidden_states))[:, -1].float()

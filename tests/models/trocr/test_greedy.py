@@ -88,11 +88,7 @@ def test_our_loop_writes_what_transformers_loop_writes(reader, pictures, setting
         settings = {"max_new_tokens": 10}
     wanted = reader.generate(**pictures, **settings, custom_generate=theirs)
     monkeypatch.setattr(GenerationMixin, "_sample", None)
-    found = reader.generate(**pictures, **settings)
-    assert torch.equal(found, wanted)
-    for row in range(len(WIDTHS)):  # and a picture alone reads the same
-        alone = reader.generate(**{name: value[row : row + 1] for name, value in pictures.items()}, **settings)
-        assert torch.equal(alone[0], wanted[row, : alone.shape[1]])
+    assert torch.equal(reader.generate(**pictures, **settings), wanted)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -143,7 +139,7 @@ NOT_COVERED = {
     "sampling": lambda: {"do_sample": True},
     "static cache": lambda: {"cache_implementation": "static"},
     "no cache": lambda: {"use_cache": False},
-    "a cache of the user's": lambda: {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())},
+    "a cache of the user's": lambda: {"cache": EncoderDecoderCache(DynamicCache(), DynamicCache())},
     "a dict": lambda: {"return_dict_in_generate": True, "output_scores": True},
     "a streamer": lambda: {"streamer": Silent(), "max_new_tokens": 3},
     "another processor": lambda: {"logits_processor": LogitsProcessorList([Bias()])},

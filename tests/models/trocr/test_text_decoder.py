@@ -131,7 +131,7 @@ def test_positions_count_on_from_the_cache():
     model, ids, picture = tiny_decoder(), torch.randint(3, VOCAB_SIZE, (2, 7)), picture_tokens()
     whole = model(input_ids=ids, encoder_hidden_states=picture).logits
     start = model(input_ids=ids[:, :4], encoder_hidden_states=picture, use_cache=True)
-    rest = model(input_ids=ids[:, 4:], encoder_hidden_states=picture, past_key_values=start.past_key_values)
+    rest = model(input_ids=ids[:, 4:], encoder_hidden_states=picture, cache=start.cache)
     torch.testing.assert_close(torch.cat([start.logits, rest.logits], dim=1), whole, atol=1e-5, rtol=1e-5)
     given = model(input_ids=ids, encoder_hidden_states=picture, position_ids=torch.arange(7)[None]).logits
     assert torch.equal(given, whole)
