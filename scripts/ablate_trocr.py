@@ -9,12 +9,13 @@ All else is equal in the arms: lines and their order, steps, batch, learning rat
 ocr_receipts by default, whose transcripts are all upper case: it is scored without case.
 
 An arm is trained in its own folder in OUT and goes on where it was cut off; OUT/ablation.json holds the scores of those that
-are done. Source: Li et al. 2023, TrOCR, Table 2, https://arxiv.org/abs/2109.10282.
+are done. Each command, with its settings, wants an OUT of its own. Source: Li et al. 2023, TrOCR, Table 2, https://arxiv.org/abs/2109.10282.
 """
 
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,17 +53,16 @@ READER_ARMS = (
 
 def random_part(source: str, folder: Path) -> str:
     """A folder like `source`, tokenizer and image processor included, its weights drawn anew; the folder's name."""
-    if not (folder / "config.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in Path(source).iterdir():
-            if file.is_file() and file.suffix != ".safetensors":
-                (folder / file.name).write_bytes(file.read_bytes())
-        config = AutoConfig.from_pretrained(source)
-        set_seed(0)
-        if isinstance(config, TrOCREncoderDecoderConfig):
-            TrOCREncoderDecoderForConditionalGeneration(config).save_pretrained(folder)
-        else:
-            AutoModel.from_config(config).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in Path(source).iterdir():
+        if file.is_file() and file.suffix != ".safetensors":
+            shutil.copy(file, folder)
+    config = AutoConfig.from_pretrained(source)
+    set_seed(0)
+    if isinstance(config, TrOCREncoderDecoderConfig):
+        TrOCREncoderDecoderForConditionalGeneration(config).save_pretrained(folder)
+    else:
+        AutoModel.from_config(config).save_pretrained(folder)
     return str(folder)
 
 
@@ -148,12 +148,20 @@ def main() -> None:
         parser.error("either --reader or --vision and --text are wanted")
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = arguments.out / "ablation.json"
-    results = json.loads(done.read_text()) if done.is_file() else {}
+    settings = {name: str(value) for name, value in vars(arguments).items() if name != "out"}
+    before = json.loads(done.read_text()) if done.is_file() else {"settings": settings, "arms": {}}
+    if before["settings"] != settings:
+        changed = next(name for name, value in settings.items() if before["settings"].get(name) != value)
+        parser.error(
+            f"{arguments.out} holds arms of {changed}={before['settings'].get(changed)}, got {settings[changed]}: they "
+            "can't be compared. Name another folder"
+        )
+    results = before["arms"]
     for arm in READER_ARMS if arguments.reader else PARTS_ARMS:
         if arm.name not in results:
             results[arm.name] = run(arm, arguments)
             unfinished = done.with_suffix(".part")
-            unfinished.write_text(json.dumps(results, indent=2) + "\n")
+            unfinished.write_text(json.dumps(before, indent=2) + "\n")
             os.replace(unfinished, done)
     print(f"{arguments.steps} steps of {arguments.batch_size} lines of {arguments.set}, {parts_of(arguments)}\n")
     print(table(results))

@@ -5,8 +5,8 @@
 Folders are searched for running text: plain text and fortune files, HTML, manual pages (`*.1.gz`). Unpacked Debian
 packages of several languages do well (`dpkg -x manpages-fr.deb`, `fortunes-de`, `debian-faq-fr`, `bible-kjv-text`).
 `--transcripts` adds the `text` column of parquet files, all rows or those with certain values in one column; `*` matches
-anything, what follows `!` is left out. What is not
-prose (tables, code, markup, other alphabets) is left out by simple measures, not perfectly.
+anything, what follows `!` is left out. What is not prose (tables, code, markup, other alphabets) is left out by simple
+measures, not perfectly.
 """
 
 import argparse

@@ -1,10 +1,12 @@
 """Measure our line reader beside Tesseract, EasyOCR and RapidOCR on the same lines, in one run.
 
-    python scripts/compare_ocr.py DATA [--model FOLDER] [--peers tesseract easyocr rapidocr] [--json FILE]
+    python scripts/compare_ocr.py DATA [--model FOLDER] [--peers tesseract easyocr rapidocr]
+        [--precisions float32 bfloat16 int8] [--json FILE]
 
 DATA holds `ocr_printed`, `ocr_typewritten`, `ocr_receipts` and `ocr_handwritten`, each with the splits train and validation.
 The sets `unseen-*` are documents that ours was trained without, none of their pages excepted. Every reader gets one line
-picture at a time, or a batch of them where it takes batches, without text detection. Receipts are scored without case (their
+picture at a time, or a batch of them where it takes batches, without text detection; ours in every precision, from the same
+weights. Receipts are scored without case (their
 transcripts are all upper case); ours never learnt from them. CER and WER are corpus rates in percent.
 
 The peers come from `pip install 'hf-vlm[peers]'`; Tesseract itself from the system (`apt-get install tesseract-ocr`), EasyOCR's
@@ -20,12 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from hf_vlm.data.image_text import read_lines
+from hf_vlm.pipelines.picture_files import LineReader, Precision
 from hf_vlm.training.metrics import character_error_rate, word_error_rate
 
 Reader = Callable[[Sequence[Image.Image]], list[str]]
@@ -48,27 +51,17 @@ SETS: dict[str, tuple[str, str, dict[str, str | list[str]], bool]] = {
 }
 
 
-def our_reader(model: str, num_beams: int | None, batch_size: int) -> Reader:
-    """The reader in a folder of ours."""
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    import hf_vlm  # noqa: F401  registers our classes
-
-    processor = AutoProcessor.from_pretrained(model)
-    reader = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
-    settings = {} if num_beams is None else {"num_beams": num_beams}
+def our_reader(model: str, num_beams: int | None, batch_size: int, precision: Precision) -> Reader:
+    """The reader in a folder of ours, confidences included."""
+    reader = LineReader(model, num_beams=num_beams, precision=precision)
 
     def read(pictures: Sequence[Image.Image]) -> list[str]:
         order = sorted(range(len(pictures)), key=lambda place: pictures[place].width / pictures[place].height)
         texts = [""] * len(pictures)
         for first in range(0, len(order), batch_size):
             places = order[first : first + batch_size]
-            inputs = processor(images=[pictures[place] for place in places], return_tensors="pt")
-            with torch.inference_mode():
-                read = processor.batch_decode(reader.generate(**inputs, **settings), skip_special_tokens=True)
-            for place, text in zip(places, read, strict=True):
-                texts[place] = text
+            for place, read in zip(places, reader([pictures[place] for place in places]), strict=True):
+                texts[place] = read.text
         return texts
 
     return read
@@ -168,6 +161,7 @@ def main() -> None:
     parser.add_argument("--model", default="model_cards/trocr-mini-lines")
     parser.add_argument("--num-beams", type=int)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precisions", nargs="*", default=list(get_args(Precision)), choices=get_args(Precision))
     parser.add_argument("--peers", nargs="*", default=["tesseract", "easyocr", "rapidocr"])
     parser.add_argument("--tesseract-languages", default="eng")
     parser.add_argument("--easyocr-weights")
@@ -177,7 +171,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     readers: dict[str, Callable[[], Reader]] = {
-        "hf-vlm": lambda: our_reader(arguments.model, arguments.num_beams, arguments.batch_size),
+        **{
+            f"hf-vlm {precision}": lambda precision=precision: our_reader(
+                arguments.model, arguments.num_beams, arguments.batch_size, precision
+            )
+            for precision in arguments.precisions
+        },
         "tesseract": lambda: tesseract_reader(arguments.tesseract_languages),
         "easyocr": lambda: easyocr_reader(arguments.easyocr_weights),
         "rapidocr": rapidocr_reader,
@@ -189,7 +188,9 @@ def main() -> None:
         if arguments.max_lines is not None:
             rows[name] = rows[name].select(range(min(arguments.max_lines, len(rows[name]))))
     results: dict[str, dict[str, dict[str, float]]] = {}
-    for reader in ["hf-vlm", *arguments.peers]:
+    for reader in readers:
+        if not reader.startswith("hf-vlm") and reader not in arguments.peers:
+            continue
         read = readers[reader]()
         results[reader] = {}
         for name in arguments.sets:

@@ -144,13 +144,25 @@ def test_extend_alphabet_tells_mistakes_and_what_it_could_not_add(model_folder, 
         (to, "must hold characters"),
         ([*to, "--texts", str(tmp_path / "none.txt")], "none.txt"),
         ([*to, "--texts", str(lines_folder / "train" / "line_0.png")], "must be UTF-8 text"),
-        (["--model", str(model_folder), "--characters", "ą", "--out", str(model_folder)], "other than the model's own"),
+        (["--model", str(model_folder), "--characters", "ą", "--out", str(model_folder)], "a folder without a model"),
     ):
         assert main(["extend-alphabet", *arguments]) == 1
         assert told in capsys.readouterr().err
     (tmp_path / "texts.txt").write_text("a\x07ą\n", encoding="utf-8")
-    assert main(["extend-alphabet", *to, "--texts", str(tmp_path / "texts.txt")]) == 1
-    assert "refused" in capsys.readouterr().out
+    assert (
+        main(["extend-alphabet", *to, "--texts", str(tmp_path / "texts.txt")]) == 0
+    )  # saved, with what could be added
+    told = capsys.readouterr()
+    assert "refused" in told.out and "some characters can't be written" in told.err
+    never = ["--model", str(model_folder), "--out", str(tmp_path / "none"), "--texts", str(tmp_path / "controls.txt")]
+    (tmp_path / "controls.txt").write_text("a\u200bb\n", encoding="utf-8")  # a space without width
+    assert main(["extend-alphabet", *never]) == 1
+    assert not (tmp_path / "none").exists()
+    capsys.readouterr()
+    (tmp_path / "lines.csv").write_text("file_name,text\nline_0.png,ę\n", encoding="utf-8")
+    (tmp_path / "line_0.png").write_bytes((lines_folder / "train" / "line_0.png").read_bytes())
+    assert main(["extend-alphabet", str(tmp_path / "lines.csv"), *to[:2], "--out", str(tmp_path / "other")]) == 0
+    assert f"data.folder={tmp_path} data.train='[{{path: lines.csv}}]'" in capsys.readouterr().out
     assert (tmp_path / "new" / "tokenizer.json").exists()
 
 

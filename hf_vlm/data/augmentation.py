@@ -19,6 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 _DARK = 50  # grey level below which DA2 takes a pixel for ink
+_LEAST_HEIGHT = 16  # px of a line that DA2 scales down
 _LEAST_SIDE = 8  # px of a picture that RandAugment changes
 _LEAST_CONTRAST = 0.25  # share of a picture's contrast that an operation must leave
 
@@ -79,12 +80,12 @@ def augment_da2(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
     Args:
         image: a line of any size; "L" stays, every other mode becomes "RGB".
-        rng: decides which change, and the angle.
+        rng: decides which change, and the angle or the blur.
 
-    Returns: PIL "L" or "RGB"; larger where it was turned, a third of the size where it was scaled down.
+    Returns: PIL "L" or "RGB"; larger where it was turned, smaller where it was scaled down.
 
     Source: Li et al. 2023, TrOCR, "Data augmentation", https://arxiv.org/abs/2109.10282, with the sizes of its released
-        code; here an underline that would be below the picture is drawn at its foot.
+        code. That scales down the model's input, 384 px, to a third; this the line itself, but to no less than 16 px.
     """
     change = list(DA2_CHANGES.values())[int(rng.random() * len(DA2_CHANGES))]
     return change(_grey_or_rgb(image), rng)
@@ -136,7 +137,7 @@ def augmentation_name(choice: bool | str | None) -> str | None:
     if choice is None or isinstance(choice, bool):
         return "mild" if choice else None
     if choice not in AUGMENTATIONS:
-        near = difflib.get_close_matches(choice.lower(), AUGMENTATIONS, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(choice).lower(), AUGMENTATIONS, n=1, cutoff=0.5)
         hint = f"Did you mean `{near[0]}`?" if near else "Correct the name."
         raise ValueError(f"`augment` must be true, false or one of {', '.join(AUGMENTATIONS)}, got {choice!r}. {hint}")
     return choice
@@ -155,22 +156,29 @@ def _turned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _to_a_third(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return image.resize((max(image.width // 3, 1), max(image.height // 3, 1)), Image.Resampling.NEAREST)
+    scale = min(max(1 / 3, _LEAST_HEIGHT / image.height), 1)
+    size = max(int(image.width * scale), 1), max(int(image.height * scale), 1)
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def _underlined(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Three rows of black under the lowest dark pixel, from the first dark column to the last."""
+    """Three rows of black, the last that of the lowest dark pixel, from the first dark column to the last."""
     rows, columns = np.nonzero(np.asarray(image.convert("L")) < _DARK)
-    lowest, first, last = (rows.max(), columns.min(), columns.max()) if rows.size else (image.height, 0, image.width)
-    top = max(min(int(lowest) + 1, image.height - 3), 0)
+    if not rows.size:
+        return image
+    lowest = int(rows.max())
     image = image.copy()
-    ImageDraw.Draw(image).rectangle((int(first), top, int(last), top + 2), fill="black")
+    ImageDraw.Draw(image).rectangle((int(columns.min()), max(lowest - 2, 0), int(columns.max()), lowest), fill="black")
     return image
+
+
+def _blurred(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return F.gaussian_blur(image, [3, 3], [0.1 + 1.9 * rng.random()] * 2) if min(image.size) > 1 else image
 
 
 DA2_CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     "rotate": _turned,
-    "blur": lambda image, rng: F.gaussian_blur(image, [3, 3]) if min(image.size) > 1 else image,
+    "blur": _blurred,
     "max_filter": lambda image, rng: image.filter(ImageFilter.MaxFilter(3)),
     "min_filter": lambda image, rng: image.filter(ImageFilter.MinFilter(3)),
     "downscale": _to_a_third,

@@ -285,4 +285,6 @@ def _crop(bank: np.ndarray, rows: int, columns: int, rng: np.random.Generator) -
     """A piece of a noise bank, float32 (rows, columns), wrapped round where it is larger than the bank."""
     top, left = int(rng.random() * max(bank.shape[0] - rows, 1)), int(rng.random() * max(bank.shape[1] - columns, 1))
     piece = bank[top : top + rows, left : left + columns]
-    return piece if piece.shape == (rows, columns) else np.resize(piece, (rows, columns))
+    if piece.shape == (rows, columns):
+        return piece
+    return np.take(bank[np.arange(top, top + rows) % len(bank)], range(left, left + columns), axis=1, mode="wrap")

@@ -1,5 +1,6 @@
 """What synthetic lines say: fragments of running text, headings, numbers, receipt entries, random characters."""
 
+import logging
 import string
 import unicodedata
 from collections import Counter
@@ -7,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 # English, German and French sentences, written for this package: enough to try it, few for a training of weight.
 SHIPPED_SENTENCES = Path(__file__).with_name("sentences.txt")
@@ -53,10 +56,18 @@ class LineTexts:
         # One long text: lines of real text start and end anywhere in a sentence.
         prose = unicodedata.normalize("NFC", " ".join(texts))
         unwanted = {ord(character): None for character in set(prose) - self._allowed if not character.isspace()}
-        if wrong := _letters_of_another_script(prose, self._allowed):
+        share, examples = _foreign_letters(prose, self._allowed)
+        if share > 1 - _LEAST_SHARE:
             raise ValueError(
-                f"`texts` must be in the letters of `alphabet`, got {wrong} in {origin}. Name a file in that script, or "
-                "give an `alphabet` with these letters and fonts that have them."
+                f"`texts` must be in the letters of `alphabet`, got {share:.0%} others ({examples}, ...) in {origin}. Name a "
+                "file in that script, or give an `alphabet` with these letters and fonts that have them."
+            )
+        if share > 0:
+            logger.warning(
+                "%s: %.2f %% of the letters are not in the alphabet and are left out: %s.",
+                origin,
+                100 * share,
+                examples,
             )
         self._prose = " ".join(prose.translate(unwanted).split())
         if not self._prose:
@@ -155,15 +166,13 @@ def _sample(prose: str) -> str:
     return prose[:: max(len(prose) // _SAMPLED, 1)]
 
 
-def _letters_of_another_script(prose: str, allowed: frozenset[str]) -> str:
-    """In words, how few of a text's letters are allowed; empty if there are enough of them."""
+def _foreign_letters(prose: str, allowed: frozenset[str]) -> tuple[float, str]:
+    """What share of a text's letters is not allowed, in [0, 1], and the commonest of them in words."""
     if not any(map(str.isalpha, allowed)):  # digits and signs only: the text may have all the letters it likes
-        return ""
-    letters = [letter for letter in _sample(prose) if letter.isalpha()]
-    foreign = [letter for letter in letters if letter not in allowed]
-    if len(letters) - len(foreign) >= _LEAST_SHARE * len(letters):
-        return ""
-    return f"{len(foreign) / len(letters):.0%} others ({', '.join(dict.fromkeys(foreign[:5]))}, ...)"
+        return 0.0, ""
+    letters = Counter(filter(str.isalpha, _sample(prose)))
+    foreign = Counter({letter: count for letter, count in letters.items() if letter not in allowed})
+    return foreign.total() / max(letters.total(), 1), ", ".join(letter for letter, _ in foreign.most_common(5))
 
 
 def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:

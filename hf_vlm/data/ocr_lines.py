@@ -6,10 +6,9 @@
     ink and paper               -> wear, blur, copy or fax, grey levels, grain, JPEG (PIL "L")
 
 The looks (`line_looks.py`) imitate what readers meet: print, typescripts, receipts, pens, and faxes and photocopies of
-the first two. A line is a pure function of the seed and
-its index, so training can resume anywhere and any number of worker processes see the same set. Source of the recipe:
-Li et al. 2023, TrOCR, "Pre-training data" (text lines printed with many faces), https://arxiv.org/abs/2109.10282;
-the looks themselves are ours.
+the first two. A line is a pure function of the seed and its index, so training can resume anywhere and any number of
+worker processes see the same set. Source of the recipe: Li et al. 2023, TrOCR, "Pre-training data" (text lines printed
+with many faces), https://arxiv.org/abs/2109.10282; the looks themselves are ours.
 """
 
 import difflib

@@ -27,7 +27,7 @@ from hf_vlm.data.page_files import LinesToCorrect, LineText, PageFormat, PageTex
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.recognition import RecognizedText
 from hf_vlm.parts.pictures import to_rgb
-from hf_vlm.pipelines.picture_files import LineReader, listed_pictures, open_picture_file
+from hf_vlm.pipelines.picture_files import LineReader, Precision, listed_pictures, open_picture_file
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,7 @@ class PageReader:
         find_lines: gives the corners of the lines of an RGB page, four a line, clockwise from where the line begins at
             the top, in px; None means `TextDetector()`.
         batch_size: lines at a time.
-        num_beams: beams in the search; None means what was saved with the model.
-        abstain_below: give no text where a line's score is below this, in [0, 1].
+        num_beams, abstain_below, precision: as for `LineReader`.
 
     Raises:
         ImportError: if the extra `ocr` is missing, which finds the lines.
@@ -118,9 +117,10 @@ class PageReader:
         batch_size: int = 16,
         num_beams: int | None = None,
         abstain_below: float | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self.find_lines = TextDetector() if find_lines is None else find_lines
-        self.read_lines = LineReader(model, num_beams=num_beams, abstain_below=abstain_below)
+        self.read_lines = LineReader(model, num_beams=num_beams, abstain_below=abstain_below, precision=precision)
         self.batch_size = batch_size
 
     def __call__(self, picture: str | Path | bytes | Image.Image, *, name: str | None = None) -> PageText:
@@ -279,6 +279,7 @@ def read_page_files(
     batch_size: int = 16,
     num_beams: int | None = None,
     abstain_below: float | None = None,
+    precision: Precision = "float32",
     out: str | os.PathLike | None = None,
     kind: PageFormat = "text",
     to_correct: LinesToCorrect | None = None,
@@ -288,7 +289,7 @@ def read_page_files(
     Args:
         files: pictures of pages, and folders whose picture files are read in natural order of their names. Of a TIFF file
             of several pages the first is read, and a warning says so.
-        model, batch_size, num_beams, abstain_below: as for `PageReader`.
+        model, batch_size, num_beams, abstain_below, precision: as for `PageReader`.
         out: folder for one file a page, written when the page is read. A page whose file is there already is passed over,
             so that nothing which a person corrected is lost, and a run that was stopped goes on.
         kind: of these files: `text`, `json`, `page` (PAGE XML) or `alto`.
@@ -302,7 +303,9 @@ def read_page_files(
     listed = list(listed_pictures(files))
     if out is not None:
         listed = _not_yet_written(listed, Path(out), kind)
-    reader = PageReader(model, batch_size=batch_size, num_beams=num_beams, abstain_below=abstain_below)
+    reader = PageReader(
+        model, batch_size=batch_size, num_beams=num_beams, abstain_below=abstain_below, precision=precision
+    )
     for file, error in listed:
         result = ReadPage(file, error=error)
         if error is None:
@@ -318,7 +321,10 @@ def read_page_files(
                 if to_correct is not None:
                     for line in result.page.lines:
                         if line.score < to_correct.below:
-                            to_correct.add(cut_line(picture, line.polygon), line.text, line.score, file, line.box)
+                            words = " ".join(word["word"] for word in line.words)  # an abstaining model gives no text
+                            to_correct.add(
+                                cut_line(picture, line.polygon), line.text or words, line.score, file, line.box
+                            )
         yield result
 
 

@@ -27,7 +27,7 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary, load_tokenizer
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
-from hf_vlm.parts.pictures import to_grayscale
+from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.checkpoints import last_complete_checkpoint
@@ -123,7 +123,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         length=arguments.max_steps * items_per_step,
         group_size=arguments.train_batch_size * arguments.world_size,  # processes wait for each other at every step
         short_first=recipe.data.short_first,
-        prepare=to_grayscale,
+        prepare=to_grayscale if getattr(model.config.vision_config, "num_channels", 3) == 1 else to_rgb,
     )
     return LineTrainer(
         model=model,

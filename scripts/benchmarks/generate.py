@@ -179,12 +179,11 @@ def main() -> None:
         }
         if on_gpu and beams == 1:
             runs["hf-vlm eager"] = call(ours, disable_compile=True)
-        if arguments.dtype == "float32":
-            same = torch.equal(runs["hf-vlm default"](), runs["transformers default"]())
-            print(f"\nsame tokens: {same}")
         search = "greedy" if beams == 1 else f"beam {beams}"
         case = f"{search}, batch {batch}, {arguments.tokens} tokens"
         figures["cases"].append(report(case, in_turns(runs, arguments.rounds, arguments.clock), batch, "pictures/s"))
+        if arguments.dtype == "float32":
+            print(f"  same tokens: {torch.equal(runs['hf-vlm default'](), runs['transformers default']())}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import DataLoader, Subset
 
 from hf_vlm.data.font_faces import Glyph, find_faces, glyphs_of
-from hf_vlm.data.line_looks import Look, noise_of, print_ink
+from hf_vlm.data.line_looks import Look, _crop, noise_of, print_ink
 from hf_vlm.data.line_texts import SHIPPED_SENTENCES
 from hf_vlm.data.ocr_lines import _DRAWING_HEIGHTS, LineRenderer
 from tests.data.line_files import SENTENCES, write_font
@@ -164,3 +164,9 @@ def test_the_black_edge_of_a_copy_covers_no_letter():
     kept = [edged[:, added:], edged[:, :-added]]
     assert any(np.array_equal(part, plain) for part in kept)
     assert (np.concatenate([edged[:, :12], edged[:, -12:]], axis=1).mean(axis=0) < 5).sum() >= 8
+
+
+def test_noise_goes_on_beyond_its_bank():
+    bank = np.arange(12.0).reshape(3, 4)
+    piece = _crop(bank, 5, 9, np.random.default_rng(0))
+    assert np.array_equal(piece, np.tile(bank, (2, 3))[:5, :9])

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from transformers import pipeline
 
-from hf_vlm.pipelines.picture_files import read_files
+from hf_vlm.parts.shipped_models import default_ocr_model
+from hf_vlm.pipelines.picture_files import LineReader, read_files
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"abstain_below": 0.5}])
@@ -45,3 +48,27 @@ def test_folder_is_read_by_name_and_only_its_pictures(reader_folder, line_files)
     finally:
         (folder / "notes.txt").unlink()
     assert found == line_files
+
+
+@pytest.mark.parametrize(("precision", "step"), [("bfloat16", 2**-8), ("int8", 2**-7)])
+def test_precision_is_that_of_the_computation_and_costs_little(precision, step):
+    lines = Path("scripts/example_lines/validation")
+    pictures = [Image.open(lines / f"typewritten-{number}.jpg") for number in range(3)]
+    exact, rounded = LineReader(), LineReader(precision=precision)
+    inputs = exact.processor(images=pictures, text=["Dear Sir,"] * 3, return_tensors="pt")
+    with torch.no_grad():
+        wanted, found = (reader.model(**inputs).logits.float() for reader in (exact, rounded))
+    error = float((found - wanted).norm() / wanted.norm())
+    assert 0 < error < 8 * step  # a rounding or two in every layer; wrong scales or a forgotten bias give 1 and more
+    assert [result.text for result in rounded(pictures)] != [""] * 3
+    if precision == "int8":
+        linear = [module for module in rounded.model.modules() if "Linear" in type(module).__name__]
+        assert linear and not any(isinstance(module, torch.nn.Linear) for module in linear)
+    else:
+        assert rounded.model.dtype == torch.bfloat16
+    assert exact.model.dtype == torch.float32
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match=r"`precision` must be one of float32, bfloat16, int8, got 'fp8'"):
+        LineReader(default_ocr_model(), precision="fp8")

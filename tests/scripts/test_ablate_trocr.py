@@ -43,7 +43,7 @@ def test_arms_differ_in_their_start_and_are_not_run_twice(script, reader, lines_
     small = {"steps": 2, "batch-size": 2, "learning-rate": 0, "set": ".", "reader": reader}
     settings = [lines_folder, out, *(f"--{name}={value}" for name, value in small.items())]
     run_script(script, monkeypatch, *settings)
-    results = json.loads((out / "ablation.json").read_text())
+    results = json.loads((out / "ablation.json").read_text())["arms"]
     assert list(results) == [arm.name for arm in script.READER_ARMS]
     told = capsys.readouterr().out
     assert all(f"| {arm.name} |" in told for arm in script.READER_ARMS)
@@ -60,6 +60,9 @@ def test_arms_differ_in_their_start_and_are_not_run_twice(script, reader, lines_
     monkeypatch.setattr(script, "run", lambda arm, arguments: pytest.fail(f"{arm.name} is run again"))
     run_script(script, monkeypatch, *settings)
     assert f"| from scratch | {results['from scratch']['word_f1']:.2f} |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_script(script, monkeypatch, *settings, "--steps=3")
+    assert "holds arms of steps=2, got 3" in capsys.readouterr().err
 
 
 def test_parts_or_a_reader_are_asked_for(script, tmp_path, monkeypatch, capsys):

@@ -17,12 +17,14 @@ from transformers import (
     AutoProcessor,
     BertConfig,
     BertModel,
+    Seq2SeqTrainingArguments,
     TrainerCallback,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
 )
 
+from hf_vlm.data.augmentation import AUGMENTATIONS
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import read_lines
 from hf_vlm.models.trocr.alphabet import extend_alphabet
@@ -303,6 +305,28 @@ def test_steps_follow_from_the_epochs_over_real_lines(recipe_sections):
     trainer = build_trainer(recipe_of(recipe_sections, "training.num_train_epochs=3"))
     assert trainer.args.max_steps == 3  # 3 times 8 lines, 2 x 4 an update
     assert len(trainer.train_dataset) == 24
+
+
+def test_processes_get_lines_of_like_width(recipe_sections, monkeypatch):
+    """All processes wait for the one with the widest lines: a group of like lines is one batch of each of them."""
+    monkeypatch.setattr(Seq2SeqTrainingArguments, "world_size", 3)
+    trainer = build_trainer(recipe_of(recipe_sections))
+    assert trainer.train_dataset.group_size == 3 * trainer.args.train_batch_size
+    assert len(trainer.train_dataset) == 3 * trainer.args.max_steps * trainer.args.train_batch_size * 2
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_lines_are_augmented_in_the_colours_that_the_model_sees(recipe_sections, channels, mode, monkeypatch):
+    seen = set()
+    monkeypatch.setitem(AUGMENTATIONS, "da2", lambda image, rng: seen.add(image.mode) or image)
+    recipe_sections["model"]["vision_config"]["num_channels"] = channels
+    recipe_sections["model"]["image_processor"]["do_convert_grayscale"] = channels == 1
+    for statistic in ("image_mean", "image_std"):
+        recipe_sections["model"]["image_processor"][statistic] = [0.5] * channels
+    recipe_sections["data"]["train"][0]["augment"] = "da2"
+    trainer = build_trainer(recipe_of(recipe_sections))
+    trainer.train_dataset[0]
+    assert seen == {mode}
 
 
 def test_max_lines_reads_lines_from_all_over_the_set(recipe_sections):

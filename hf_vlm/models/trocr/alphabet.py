@@ -139,14 +139,14 @@ def extend_folder(
 
     Args:
         model: Hub name or folder; its weights keep their precision.
-        out: folder to write, other than `model`.
+        out: folder to write, in which no model is yet.
         characters, texts: as for `extend_alphabet`.
 
     Raises:
-        ValueError: if `out` is the model's own folder or a file, or as `extend_alphabet`.
+        ValueError: if `out` is a file or holds a model, or as `extend_alphabet`.
     """
-    if Path(out).exists() and (not Path(out).is_dir() or (Path(model).exists() and Path(out).samefile(model))):
-        raise ValueError(f"`out` must be a folder other than the model's own, got {out}. Name a new one.")
+    if Path(out).is_file() or (Path(out) / "config.json").exists():
+        raise ValueError(f"`out` must be a folder without a model, got {out}. Name a new one.")
     reader = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(model)
     processor = TrOCREncoderDecoderProcessor.from_pretrained(model)
     report = extend_alphabet(reader, processor, characters, texts)
@@ -243,7 +243,8 @@ def _collapsed(text: str) -> str:
 
 
 def _is_refused(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
+    """Whether nothing would be seen of it: controls, marks of direction or order, private and unassigned places."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs") and character not in "\u200c\u200d"
 
 
 def _relative(character: str, vocabulary: Mapping[str, int]) -> str | None:

@@ -21,7 +21,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderC
 from transformers.generation import logits_process as processors
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from .text_decoder import TrOCREncoderDecoderForCausalLM, TrOCREncoderDecoderTextLayer
+from .text_decoder import (
+    TrOCREncoderDecoderForCausalLM,
+    TrOCREncoderDecoderTextLayer,
+    TrOCREncoderDecoderTextModel,
+)
 
 if TYPE_CHECKING:
     from .modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
@@ -75,7 +79,7 @@ def covers(
 ) -> bool:
     """Whether `decode_greedily` gives what transformers' loop would; takes what `GenerationMixin._sample` takes."""
     decoder = model.decoder
-    if not isinstance(decoder, TrOCREncoderDecoderForCausalLM):
+    if type(decoder) is not TrOCREncoderDecoderForCausalLM or type(decoder.model) is not TrOCREncoderDecoderTextModel:
         return False
     on_the_way = (model, decoder, decoder.model)  # their `forward` is passed by, and what hangs on it
     cache = inputs.get("cache")
@@ -121,7 +125,8 @@ def decode_greedily(
 
     Args:
         input_ids: int64 (batch, 1), the start token.
-        encoder_outputs: of the model's picture encoder, with `last_hidden_state` and `attention_mask`.
+        encoder_outputs: of the model's picture encoder, with `last_hidden_state` and, where pictures are padded,
+            `attention_mask`.
         others: as for `GenerationMixin._sample`.
 
     Returns: int64 (batch, 1 + tokens), the start token first, padded behind the end.
@@ -134,7 +139,7 @@ def decode_greedily(
     pad_id = int(pad) if pad is not None else 0
     max_length = stopping_criteria.max_length
     tokens = encoder_outputs.last_hidden_state
-    mask = added_mask(encoder_outputs.attention_mask, tokens.dtype)
+    mask = added_mask(getattr(encoder_outputs, "attention_mask", None), tokens.dtype)
     decoder = model.decoder
     if not logits_processor and not generation_config.disable_compile and can_be_recorded(decoder, tokens):
         with _one_at_a_time:
@@ -329,12 +334,14 @@ class RecordedSteps:
             assert isinstance(layer, TrOCREncoderDecoderTextLayer)
             keys, values = layer.cross_attention.keys_and_values(tokens)
             held.keys[:, :, :seen], held.values[:, :, :seen] = keys, values
+            held.keys[:, :, seen:], held.values[:, :, seen:] = 0, 0  # see `_start`
         if self.mask is not None and mask is not None:
             self.mask.fill_(torch.finfo(self.mask.dtype).min)[..., :seen] = mask
         self.pad_id.fill_(pad_id)
         if self.graph is None and tokens.device.type == "cuda":
             self._start(input_ids)
-            self.graph = self._record(decoder)
+            with torch.cuda.device(tokens.device):
+                self.graph = self._record(decoder)
         self._start(input_ids)
         max_new_tokens = self.log_probs.shape[1]
         for done in range(1, max_new_tokens + 1):
@@ -355,6 +362,9 @@ class RecordedSteps:
         self.unfinished.fill_(True)
         for layer in self.cache.self_attention_cache.layers:
             layer.cumulative_length.zero_()
+            # Places that are not written yet weigh nothing, but nothing times a NaN of an earlier batch is a NaN.
+            layer.keys.zero_()
+            layer.values.zero_()
 
     def _record(self, decoder: TrOCREncoderDecoderForCausalLM) -> torch.cuda.CUDAGraph:
         warm_up = torch.cuda.Stream()
@@ -363,6 +373,7 @@ class RecordedSteps:
             self.step(decoder)
         torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads, such as one that pins the next batch, may go on; torch's own stream for recordings is of one device.
+        with torch.cuda.graph(graph, stream=warm_up, capture_error_mode="thread_local"):
             self.step(decoder)
         return graph

@@ -363,7 +363,8 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
 
     def _sample(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
         """What `generate` calls for greedy decoding and sampling: ours where it gives the same, else transformers'."""
-        if covers(self, input_ids, **inputs):
+        # A subclass may have changed what our loop passes by.
+        if type(self) is TrOCREncoderDecoderForConditionalGeneration and covers(self, input_ids, **inputs):
             return decode_greedily(self, input_ids, **inputs)
         return super()._sample(input_ids, **inputs)
 

@@ -75,8 +75,6 @@ def recognize(
     generated = model.generate(encoder_outputs=type(encoder_outputs)(**kept), **generate_kwargs)
     sequences = generated if isinstance(generated, torch.Tensor) else generated.sequences  # int64 (batch, 1 + tokens)
     tokens = sequences[:, 1:]
-    if tokens.shape[1] == 0:
-        return [RecognizedText("", 0.0, abstained=abstain_below is not None) for _ in sequences]
     log_probs = told.log_probs  # float32 (batch, tokens)
     if log_probs is None:
         logits = model(encoder_outputs=encoder_outputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits

@@ -347,13 +347,13 @@ def test_folder_is_extended_into_another_one_in_its_precision(tmp_path):
     assert written(AutoProcessor.from_pretrained(tmp_path / "new").tokenizer, "ą a") == "ą a"
 
 
-def test_own_folder_is_not_overwritten_and_nothing_is_saved_where_nothing_is_new(tmp_path):
+def test_no_model_is_overwritten_and_nothing_is_saved_where_nothing_is_new(tmp_path):
     model, processor = reader_of(characters())
     model.save_pretrained(tmp_path / "old")
     processor.save_pretrained(tmp_path / "old")
     (tmp_path / "file").touch()
     for out in (tmp_path / "old" / ".", tmp_path / "file"):
-        with pytest.raises(ValueError, match="other than the model's own"):
+        with pytest.raises(ValueError, match="a folder without a model"):
             extend_folder(tmp_path / "old", out, "ą")
     assert extend_folder(tmp_path / "old", tmp_path / "new", "abc").is_complete
     assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.trocr import greedy
@@ -174,10 +175,33 @@ def test_what_hangs_on_the_model_is_not_passed_by(reader, pictures):
         reader.generate(**pictures, max_new_tokens=3)
         del module.forward
         assert len(seen) == before + 6
-    reader.train()
-    reader.decoder.model.dropout.p = 1.0  # all words look alike
-    dropped = reader.generate(**pictures, min_new_tokens=5, max_new_tokens=5)
-    assert torch.equal(dropped, reader.generate(**pictures, min_new_tokens=5, max_new_tokens=5, custom_generate=theirs))
+
+
+def test_training_mode_and_subclasses_are_left_to_transformers(reader, pictures, monkeypatch):
+    class Favours7(TrOCREncoderDecoderForConditionalGeneration):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits[..., 7] += 1000
+            return outputs
+
+    other = Favours7(copy.deepcopy(reader.config)).eval()
+    assert (other.generate(**pictures, max_new_tokens=3)[:, 1:] == 7).all()
+    other = copy.deepcopy(reader)
+    other.decoder.__class__ = type("Derived", (TrOCREncoderDecoderForCausalLM,), {})
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("our loop decoded")
+
+    monkeypatch.setattr("hf_vlm.models.trocr.modeling_trocr.decode_greedily", refuse)
+    other.generate(**pictures, max_new_tokens=3)
+    copy.deepcopy(reader).train().generate(**pictures, max_new_tokens=3)  # has dropout
+
+
+def test_encoder_output_of_any_kind_is_read(reader, pictures, only_ours):
+    pixels = pictures["pixel_values"]
+    tokens = reader.encoder(pixels).last_hidden_state
+    found = reader.generate(encoder_outputs=BaseModelOutput(last_hidden_state=tokens))
+    assert torch.equal(found, reader.generate(pixel_values=pixels))
 
 
 @pytest.mark.parametrize("how", ["grown caches", "recorded steps"])
@@ -236,6 +260,18 @@ def test_recorded_steps_serve_later_batches_and_changed_weights(reader, pictures
     reader.decoder.model.final_norm = torch.nn.LayerNorm(reader.decoder.config.hidden_size)
     reader.decoder.lm_head.weight = torch.nn.Parameter(reader.decoder.lm_head.weight.clone())
     assert check(**{name: value[:2] for name, value in pictures.items()}) is not fewer
+
+
+def test_batch_with_a_broken_picture_spoils_no_later_one(reader, pictures, recorded):
+    wanted = reader.generate(**pictures)
+    steps = greedy._recorded[reader.decoder]
+    broken = {name: value.clone() for name, value in pictures.items()}
+    broken["pixel_values"][0] = torch.nan
+    reader.generate(**broken)
+    narrow = {name: value[..., :32] for name, value in pictures.items()}  # leaves places of the pictures unused
+    assert torch.equal(reader.generate(**narrow), reader.generate(**narrow, custom_generate=theirs))
+    assert torch.equal(reader.generate(**pictures), wanted)
+    assert greedy._recorded[reader.decoder] is steps
 
 
 def test_recorded_step_can_be_recorded(reader, pictures, recorded, monkeypatch):
