@@ -4,6 +4,7 @@ Each command imports what it needs when it runs, so that `hf-vlm --help` answers
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,15 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if all went well, 1 if something failed (told on stderr), 2 for a wrong command line."""
+    """Runs one command.
+
+    Returns: 0 if all went well, 1 if something failed (told on stderr), 2 for a wrong command line, 130 if it was stopped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a file's name may be in another encoding than the terminal's
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if any(argument.startswith("-") for argument in rest):
@@ -25,6 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hf-vlm: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if options.traceback:
+            raise
+        print(
+            "hf-vlm: stopped. What was written stays; training, and pages read into a folder, go on from there.",
+            file=sys.stderr,
+        )
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

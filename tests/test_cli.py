@@ -1,7 +1,10 @@
 """The `hf-vlm` command: what it prints, and what its exit code tells."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -272,3 +275,22 @@ def test_wrong_command_line_ends_with_exit_code_2(arguments, capsys):
 def test_traceback_is_shown_when_asked_for():
     with pytest.raises(FileNotFoundError):
         main(["--traceback", "train", "no-such-recipe"])
+
+
+def test_interrupted_command_says_that_it_can_go_on(model_folder, lines_folder, monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_vlm.pipelines.picture_files.read_files", stop)
+    assert main(["read", str(lines_folder), "--model", str(model_folder)]) == 130
+    assert capsys.readouterr().err.startswith("hf-vlm: stopped. What was written stays")
+
+
+def test_a_name_in_another_encoding_is_printed(model_folder, lines_folder, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write((lines_folder / "train" / "line_0.png").read_bytes())
+    command = [sys.executable, "-m", "hf_vlm.cli", "read", name, "--model", str(model_folder)]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=strict, capture_output=True, check=True)
+    assert b"caf\\udce9.png\t" in done.stdout

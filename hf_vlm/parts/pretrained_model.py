@@ -113,14 +113,13 @@ class HubModel(PreTrainedModel):
                 )
 
         if not with_info:
-            cls._refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
+            model._refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
         if image_size is not None:
             model.resize(image_size=image_size)
         return (model, info) if with_info else model
 
-    @classmethod
-    def _refuse_random_weights(cls, missing: set[str], name_or_path: str | os.PathLike) -> None:
-        needed = sorted(name for name in missing if not any(part in cls.may_be_new for part in name.split(".")))
+    def _refuse_random_weights(self, missing: set[str], name_or_path: str | os.PathLike) -> None:
+        needed = sorted(name for name in missing if not any(part in self.may_be_new for part in name.split(".")))
         if needed:
             raise ValueError(
                 f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "

@@ -81,6 +81,9 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
             a reader learns its letters and where to look far sooner with it. Wants one row of picture tokens in reading
             order, more of them than a text has tokens. Source: Watanabe et al. 2017, eq. 10,
             https://doi.org/10.1109/JSTSP.2017.2763455 (theirs is a weighted mean, ours a sum)
+        ctc_decoding_weight: how much that head's opinion counts in greedy reading beside the decoder's, in [0, 1); 0 asks the
+            decoder alone. Wants a head trained by `ctc_loss_weight`; see `joint_decoding.py`. Beam search, sampling and
+            logits processors ask the decoder alone.
         decoder_start_token_id: first token that the decoder reads.
 
     Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
@@ -99,6 +102,7 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     is_encoder_decoder: bool = True
     ctc_loss_weight: float | int = 0.0
+    ctc_decoding_weight: float | int = 0.0
     decoder_start_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -129,3 +133,15 @@ class TrOCREncoderDecoderConfig(PreTrainedConfig):
         """A share of the target, below all of it."""
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}. The paper uses 0.")
+
+    def validate_ctc(self) -> None:
+        """A share of the score, given by a head that there is."""
+        if not 0 <= self.ctc_decoding_weight < 1:
+            raise ValueError(
+                f"`ctc_decoding_weight` must be in [0, 1), got {self.ctc_decoding_weight}. 0.5 asks both alike."
+            )
+        if self.ctc_decoding_weight and not self.ctc_loss_weight:
+            raise ValueError(
+                f"`ctc_decoding_weight`={self.ctc_decoding_weight} wants a CTC head, got `ctc_loss_weight`=0, which makes "
+                "none. Train with it, or set both to 0."
+            )

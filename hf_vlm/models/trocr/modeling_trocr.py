@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.generation.stopping_criteria import EosTokenCriteria
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
@@ -33,6 +34,7 @@ from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import TrOCRParts, load_parts
 from .configuration_trocr import TrOCREncoderDecoderConfig
 from .greedy import covers, decode_greedily
+from .joint_decoding import decode_jointly
 from .recognition import RecognizedText, recognize
 from .weights_trocr import config_from_vision_encoder_decoder, weights_from_vision_encoder_decoder
 
@@ -111,10 +113,11 @@ def cross_attention_size(config: TrOCREncoderDecoderConfig) -> int:
 class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedModel, GenerationMixin):
     """The whole reader: `forward` for training, `generate` for token ids, `recognize` for text with confidence."""
 
-    may_be_new = ("pooler", "ctc_head")  # a CTC head serves training alone
     _can_compile_fullgraph = True
 
     def __init__(self, config: TrOCREncoderDecoderConfig) -> None:
+        if not config.ctc_decoding_weight:  # a CTC head serves training alone
+            self.may_be_new = (*self.may_be_new, "ctc_head")
         if config.vision_hidden_size is None:
             config.vision_hidden_size = describe_vision_model(config.vision_config).hidden_size
         super().__init__(config)
@@ -364,9 +367,13 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
     def _sample(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
         """What `generate` calls for greedy decoding and sampling: ours where it gives the same, else transformers'."""
         # A subclass may have changed what our loop passes by.
-        if type(self) is TrOCREncoderDecoderForConditionalGeneration and covers(self, input_ids, **inputs):
-            return decode_greedily(self, input_ids, **inputs)
-        return super()._sample(input_ids, **inputs)
+        if not (type(self) is TrOCREncoderDecoderForConditionalGeneration and covers(self, input_ids, **inputs)):
+            return super()._sample(input_ids, **inputs)
+        has_end = any(isinstance(rule, EosTokenCriteria) for rule in inputs["stopping_criteria"])
+        if self.config.ctc_decoding_weight and has_end and not inputs["logits_processor"]:
+            names = ("stopping_criteria", "generation_config", "encoder_outputs")
+            return decode_jointly(self, input_ids, **{name: inputs[name] for name in names})
+        return decode_greedily(self, input_ids, **inputs)
 
     def recognize(
         self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **settings: Any

@@ -5,6 +5,7 @@ picture and the text before it, whether greedy decoding, beam search or sampling
 Greedy decoding tells it with each token; what another search chose is scored once more in one pass over all its tokens.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def recognize(
     for ids, scores in zip(tokens.tolist(), log_probs.tolist(), strict=True):
         length = next((place + 1 for place, token in enumerate(ids) if token in end_ids), len(ids))
         ids, scores = ids[:length], scores[:length]
-        score = float(torch.tensor(scores).mean().exp())
+        score = math.exp(sum(scores) / len(scores))
         words = word_confidences(tokenizer, ids, scores)
         abstained = abstain_below is not None and score < abstain_below
         text = "" if abstained else tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -108,24 +109,21 @@ def word_confidences(tokenizer: Any, ids: list[int], log_probs: list[float]) -> 
     special = set(tokenizer.all_special_ids)
     words: list[dict[str, Any]] = []
     word_ids: list[int] = []
-    total = 0.0
-
-    def text_of(tokens: list[int]) -> str:
-        return tokenizer.decode(tokens, skip_special_tokens=True)
+    word, total = "", 0.0  # what the ids of the word say, with white space
 
     def close() -> None:
-        word = text_of(word_ids).strip()
-        if word:
-            words.append({"word": word, "confidence": float(torch.tensor(total).exp())})
+        if word.strip():
+            words.append({"word": word.strip(), "confidence": math.exp(total)})
 
     for token, log_prob in zip(ids, log_probs, strict=True):
         if token in special:
             continue
-        text = text_of([*word_ids, token])
-        if word_ids and text_of(word_ids).strip() and len(text.split()) + text[-1:].isspace() > 1:
+        text = tokenizer.decode([*word_ids, token], skip_special_tokens=True)
+        if word.strip() and len(text.split()) + text[-1:].isspace() > 1:
             close()
             word_ids, total = [], 0.0
+            text = tokenizer.decode([token], skip_special_tokens=True)
         word_ids.append(token)
-        total += log_prob
+        word, total = text, total + log_prob
     close()
     return words
