@@ -122,9 +122,11 @@ class TrOCREncoderDecoderTextLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor], norm: nn.LayerNorm
     ) -> torch.Tensor:
         """`x + f(norm(x))` (pre-norm) or `norm(x + f(x))` (post-norm)."""
-        if self.norm_first:
-            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
-        return norm(hidden_states + self.dropout(sublayer(hidden_states)))
+        added = sublayer(norm(hidden_states) if self.norm_first else hidden_states)
+        if self.training:  # in decoding, a call that does nothing costs as much as a norm
+            added = self.dropout(added)
+        hidden_states = hidden_states + added
+        return hidden_states if self.norm_first else norm(hidden_states)
 
 
 class TrOCREncoderDecoderTextPreTrainedModel(HubModel):
@@ -234,7 +236,7 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
         causal_mask = create_causal_mask(
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, cache=self_attention_cache
         )
-        if encoder_hidden_states is not None:
+        if encoder_hidden_states is not None and encoder_attention_mask is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
