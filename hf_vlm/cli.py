@@ -174,13 +174,18 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _audit(options: argparse.Namespace) -> int:
     from hf_vlm.data.audit import audit_lines
     from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+    from hf_vlm.parts.pictures import to_grayscale
     from hf_vlm.parts.shipped_models import default_ocr_model
 
     processor = TrOCREncoderDecoderProcessor.from_pretrained(options.model or default_ocr_model())
     usable = True
     for path in options.data:
         audit = audit_lines(
-            path, options.split, tokenizer=processor.tokenizer, max_label_length=processor.max_label_length
+            path,
+            options.split,
+            tokenizer=processor.tokenizer,
+            max_label_length=processor.max_label_length,
+            prepare=to_grayscale,
         )
         usable &= audit.is_usable
         if options.json:

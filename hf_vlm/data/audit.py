@@ -3,12 +3,14 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_vlm.data.image_text import TextLines, find_splits, read_lines
+from PIL import Image
+
+from hf_vlm.data.image_text import TextLines, find_splits, read_lines, rows_of_no_split
 
 _SAMPLES = 5  # of each kind, in the text report
 
@@ -60,6 +62,11 @@ class LineAudit:
         return "\n".join(lines)
 
 
+def _to_grey(image: Image.Image) -> Image.Image:
+    """The picture in grey, for whom no model prepares it; as it is if it is transparent or has more than 8 bits."""
+    return image if image.has_transparency_data or image.mode.startswith(("I", "F")) else image.convert("L")
+
+
 def audit_lines(
     path: str | Path,
     splits: Iterable[str | None] | None = None,
@@ -67,6 +74,7 @@ def audit_lines(
     where: Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     max_label_length: int | None = None,
+    prepare: Callable[[Image.Image], Image.Image] = _to_grey,
 ) -> LineAudit:
     """Read every line of a data set and tell what is wrong with it.
 
@@ -76,10 +84,11 @@ def audit_lines(
         where: columns to choose rows by, as in `read_lines`.
         tokenizer: of the model that is to learn; None leaves labels and characters unchecked.
         max_label_length: the longest label in tokens, end token included; None for no limit.
+        prepare: makes a picture of any mode what training makes of it.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if it has none of the layouts, or not the split asked for.
+        ValueError: if it has none of the layouts, or not the split asked for, nor another that can be audited.
     """
     audit = LineAudit()
 
@@ -89,9 +98,17 @@ def audit_lines(
     seen: dict[str, tuple[str, str]] = {}  # of a picture's pixels -> split and source that had them first
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
-    for split in splits or find_splits(path):
+    failure: Exception | None = None
+    found = list(splits or find_splits(path))
+    for split in found:
         name = split or "all"
-        rows = read_lines(path, split, where=where, on_bad_row=lambda error: fault("bad rows", str(error)))
+        audit.num_lines[name] = 0
+        try:
+            rows = read_lines(path, split, where=where, on_bad_row=lambda error: fault("bad rows", str(error)))
+        except (ValueError, OSError) as error:  # nor does it end the audit of other splits
+            fault("splits without lines", str(error))
+            failure = error
+            continue
         audit.num_lines[name] = len(rows)
         for index, (text, source) in enumerate(zip(rows.texts, rows.sources, strict=True)):
             for character in text:
@@ -99,7 +116,14 @@ def audit_lines(
             counts.update(text)
             if message := _label_fault(text, tokenizer, max_label_length):
                 fault("labels", f"{source}: {message}")
-            _check_picture(audit, fault, rows, index, name, seen)
+            _check_picture(audit, fault, rows, index, name, seen, prepare)
+    if failure is not None and len(audit.faults) == 1 and not any(audit.num_lines.values()):
+        raise failure
+    if not splits:
+        for message in rows_of_no_split(path, found):
+            fault("rows of no split", message)
+    if "bad rows" in audit.faults:  # a file of all splits is read for each
+        audit.faults["bad rows"] = list(dict.fromkeys(audit.faults["bad rows"]))
     if tokenizer is not None:
         for character, count in counts.most_common():
             becomes = _given_back(character, tokenizer)
@@ -128,21 +152,29 @@ def _given_back(character: str, tokenizer: Any) -> str:
 
 
 def _check_picture(
-    audit: LineAudit, fault: Any, rows: TextLines, index: int, split: str, seen: dict[str, tuple[str, str]]
+    audit: LineAudit,
+    fault: Any,
+    rows: TextLines,
+    index: int,
+    split: str,
+    seen: dict[str, tuple[str, str]],
+    prepare: Callable[[Image.Image], Image.Image],
 ) -> None:
     source = rows.sources[index]
     try:
-        image = rows[index]["image"].convert("L")
+        image = prepare(rows[index]["image"])
     except (ValueError, OSError) as error:
         fault("unreadable pictures", str(error))
         return
-    darkest, lightest = image.getextrema()
-    if darkest == lightest:
-        fault("empty pictures", f"{source}: wanted a picture with text, got one grey level, {darkest}. Remove the row.")
+    extrema: Any = image.getextrema()
+    levels = extrema if isinstance(extrema[0], tuple) else (extrema,)  # (darkest, lightest) a band
+    if all(darkest == lightest for darkest, lightest in levels):
+        level = ", ".join(str(darkest) for darkest, _ in levels)
+        fault("empty pictures", f"{source}: wanted a picture with text, got one grey level, {level}. Remove the row.")
     for counts, value, step in ((audit.heights, image.height, 16), (audit.aspects, image.width / image.height, 5)):
         limit = max(math.ceil(value / step), 1) * step
         counts[limit] = counts.get(limit, 0) + 1
-    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    pixels = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
     known = seen.setdefault(pixels, (split, source))
     if known[0] != split:
         fault("pictures in two splits", f"{source}: the same picture is in `{known[0]}` ({known[1]}). Remove one.")

@@ -14,14 +14,18 @@ Layouts, tried in this order in a folder:
     SPLIT/data.mdb         LMDB of MJSynth, SynthText, scene text: see `data/lmdb_lines.py`; without a split, data.mdb
     SPLIT/*.xml            PAGE or ALTO beside the pages' pictures, SPLIT/*.txt SROIE's boxes: see `data/page_lines.py`;
                            without a split, in the folder itself
+Suffixes may be in capital letters.
 SynthText's own gt.mat is not read: cut its words out into one of these, as its LMDB has them.
-A folder written by `datasets`' `save_to_disk` is read as what it says it is. A metadata file beside all pictures serves a
-split by its column `split`, or by file names that begin with the split's folder.
+A folder written by `datasets`' `save_to_disk` is read as what it says it is; a data set that knows no split is `train`'s. A
+metadata file beside all pictures serves a split by its column `split`, or by file names that begin with the split's folder,
+whatever the case of either.
 """
 
 import csv
+import glob
 import io
 import json
+import os
 import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 from PIL import Image
 
 from hf_vlm.data.lmdb_lines import LmdbPictures, is_lmdb
@@ -95,9 +100,17 @@ class TextLines(Sequence[dict[str, Any]]):
             raise ValueError(f"{self.sources[index]}: wanted a picture, got none. Fill or remove the row.")
         if isinstance(picture, PageLine):
             return picture.crop()
-        name = self.sources[index] if isinstance(picture, bytes) else f"{self.sources[index]}, {picture}"
+        name = self.sources[index]
+        if not isinstance(picture, bytes):
+            name += f", {_cut(str(picture), 255 if isinstance(picture, str | Path) else 80)}"
         try:
             return open_picture(picture, name=name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # such as of a path that is too long
+            raise ValueError(
+                f"{name}: wanted a picture, got an error ({error.strerror}). Correct the column."
+            ) from error
         except TypeError as error:
             raise ValueError(f"{name}: wanted a picture, got {type(picture).__name__}. Correct the column.") from error
 
@@ -129,42 +142,48 @@ def read_lines(
         raise FileNotFoundError(
             f"`path` must be a folder or file of lines, got {path}, which does not exist. Check it."
         )
-    pages = path if path.suffix == ".xml" or split is None else path / split
-    if path.suffix == ".xml" or is_page_folder(pages):
-        return _read_pages(pages, where, on_bad_row)
-    if is_lmdb(pages):
-        return _read_lmdb(pages, where, on_bad_row)
+    if path.is_file() and path.suffix.lower() == ".xml":
+        return _read_pages(path, where, on_bad_row)
     files = [path] if path.is_file() else _layout(path, split)
+    if not files:
+        folder = path if split is None else path / split
+        if is_lmdb(folder):
+            return _read_lmdb(folder, where, on_bad_row)
+        if is_page_folder(folder):
+            return _read_pages(folder, where, on_bad_row)
+        raise _no_layout(path, split)
     wanted = {
         key: [str(item) for item in ([value] if isinstance(value, str) or not isinstance(value, Iterable) else value)]
         for key, value in (where or {}).items()
     }
-    if files[0].suffix == ".parquet":
+    if files[0].suffix.lower() == ".parquet":
         return _read_columns(_load_parquet(files), files, wanted, on_bad_row)
     if files[0].name in _SAVED_BY_DATASETS:
         return _read_columns(_load_saved(files[0].parent, split), files, wanted, on_bad_row)
     of_all_splits = None
-    if path.is_dir() and (files[0].name == _IAM or (files[0].parent == path and files[0].name in _METADATA)):
+    if path.is_dir() and (_name(files[0]) == _IAM or _is_beside_all(files[0], path)):
         of_all_splits = split
-    members = _iam_split(path, of_all_splits) if of_all_splits and files[0].name == _IAM else set()
+    members = _iam_split(path, of_all_splits) if of_all_splits and _name(files[0]) == _IAM else set()
     pictures, texts, sources = [], [], []
+    has_split = False
     for source, row in _read_table(files[0]):
         try:
             if isinstance(row, ValueError):
                 raise row
             if not row.get("file_name") or not isinstance(row["file_name"], str):
                 raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
-            if files[0].name == _IAM:
+            if _name(files[0]) == _IAM:
                 if of_all_splits and not members & {row["line"], row["form"]}:
                     continue
-            elif of_all_splits and row.get("split", Path(row["file_name"]).parts[0]) != of_all_splits:
+            elif of_all_splits and _split_of(row) != of_all_splits.lower():
                 continue
+            has_split = True
             if not _is_wanted(row, wanted, source):
                 continue
             picture = _find_picture(files[0], row["file_name"])
             if picture is None:
                 raise FileNotFoundError(
-                    f"{source}: wanted the picture {row['file_name']}, got no such file in {files[0].parent}. "
+                    f"{source}: wanted the picture {_cut(row['file_name'], 255)}, got no such file in {files[0].parent}. "
                     "Add the file or remove the row."
                 )
             text = _clean(row.get("text"), source)
@@ -174,7 +193,7 @@ def read_lines(
         pictures.append(str(picture))
         texts.append(text)
         sources.append(source)
-    if not texts and of_all_splits:
+    if not texts and of_all_splits and not has_split:
         raise ValueError(
             f"{files[0]} must say which rows are of the split `{split}`, by a column `split` or by `file_name`s that begin "
             f"with `{split}/`, got none. Add the column, or put the rows into {path / of_all_splits / files[0].name}."
@@ -192,18 +211,31 @@ def find_splits(path: str | Path) -> list[str | None]:
         if any(str(known).startswith(split) for known in found):
             continue  # `val` would find the files of `validation` again
         try:
-            if not is_page_folder(path / split) and not is_lmdb(path / split):
-                files = _layout(path, split)
-                if files[0].name == _IAM:
-                    _iam_split(path, split)
-                if files[0].name in _SAVED_BY_DATASETS:
-                    _load_saved(files[0].parent, split)
-                elif files[0].parent == path and files[0].name in _METADATA:
-                    read_lines(path, split, on_bad_row=lambda error: None)
+            files = _layout(path, split)
+            if not files and not is_lmdb(path / split) and not is_page_folder(path / split):
+                continue
+            if files and _name(files[0]) == _IAM:
+                _iam_split(path, split)
+            elif files and files[0].name in _SAVED_BY_DATASETS:
+                _load_saved(files[0].parent, split)
+            elif files and _is_beside_all(files[0], path) and split not in _splits_of(files[0]).values():
+                continue
         except (ValueError, OSError):
             continue
         found.append(split)
     return found or [None]
+
+
+def rows_of_no_split(path: str | Path, splits: Iterable[str | None]) -> list[str]:
+    """What is wrong with the rows that are of none of the splits, where a metadata file beside all pictures has such."""
+    path, known = Path(path), [split for split in splits if split is not None]
+    tables = dict.fromkeys(file for split in known for file in _layout(path, split) if _is_beside_all(file, path))
+    return [
+        f"{source}: wanted a row of {' or '.join(known)}, got the split {_cut(split, 80)!r}. Correct its `split` or folder."
+        for table in tables
+        for source, split in _splits_of(table).items()
+        if split not in known
+    ]
 
 
 def _raise(error: Exception) -> None:
@@ -221,43 +253,74 @@ def _read_pages(pages: Path, where: Mapping[str, Any] | None, on_bad_row: Callab
     return TextLines(lines, [_clean(line.text, line.source) for line in lines], [line.source for line in lines])
 
 
+def _name(file: Path) -> str:
+    """A file's name, its suffix in small letters."""
+    return file.stem + file.suffix.lower()
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose `_name` fits a pattern, in order."""
+    if not folder.is_dir():
+        return []
+    files = (folder / name for name in sorted(os.listdir(folder)) if fnmatchcase(_name(Path(name)), pattern))
+    return [file for file in files if file.is_file()]
+
+
+def _is_beside_all(file: Path, folder: Path) -> bool:
+    """Whether a file is the metadata of all splits of a folder."""
+    return file.parent == folder and _name(file) in _METADATA
+
+
+def _split_of(row: Mapping[str, Any]) -> str:
+    """The split that a row of such a file is of, in small letters; empty for none."""
+    folder = next(iter(Path(str(row.get("file_name") or "")).parts), "")
+    return str(row.get("split", folder) or "").strip().lower()
+
+
+def _splits_of(table: Path) -> dict[str, str]:
+    """Where each row of such a file stands -> its split, rows that can't be read left out."""
+    return {source: _split_of(row) for source, row in _read_table(table) if not isinstance(row, ValueError)}
+
+
 def _layout(folder: Path, split: str | None) -> list[Path]:
-    """The files of one split: one table, any number of parquet files, or the mark of `Dataset.save_to_disk`."""
+    """The files of one split: one table, any number of parquet files, the mark of `Dataset.save_to_disk`, or none."""
     saved = [folder / name for name in _SAVED_BY_DATASETS if (folder / name).is_file()]
     if saved:
         return saved[:1]
     if split is None:
-        tables = [*sorted(folder.glob("gt_*.txt")), *sorted(folder.glob(f"{_MJSYNTH}_*.txt"))]
+        tables = [*_files(folder, "gt_*.txt"), *_files(folder, f"{_MJSYNTH}_*.txt")]
         places = [folder]
         parquet = "*.parquet"
     else:
-        tables = [folder / f"{name}_{split}.txt" for name in ("gt", _MJSYNTH)]
-        tables = [table for table in tables if table.is_file()]
+        named = glob.escape(split)
+        tables = [file for name in ("gt", _MJSYNTH) for file in _files(folder, f"{name}_{named}.txt")]
         places = [folder / split, folder]
-        parquet = f"{split}*.parquet"
-    tables += [place / _IAM for place in (folder, folder / "ascii") if (place / _IAM).is_file()]
-    tables += [place / name for place in places for name in _METADATA if (place / name).is_file()]
-    if split is None and not tables and len(csv_files := list(folder.glob("*.csv"))) == 1:
+        parquet = f"{named}*.parquet"
+    tables += [file for place in (folder, folder / "ascii") for file in _files(place, _IAM)]
+    tables += [file for place in places for name in _METADATA for file in _files(place, name)]
+    if split is None and not tables and len(csv_files := _files(folder, "*.csv")) == 1:
         tables = csv_files
     if split is not None and tables:
         return tables[:1]
     if len(tables) == 1:
         return tables
-    found = tables or next((f for place in (folder, folder / "data") if (f := sorted(place.glob(parquet)))), [])
+    found = tables or next((f for place in (folder, folder / "data") if (f := _files(place, parquet))), [])
     if split is None and len({file.name.split(".")[0].split("-")[0] for file in found}) > 1:
         raise ValueError(
             f"`split` must say which part of {folder} to read, got None and {', '.join(f.name for f in found)}. "
             "Name one, such as `split='train'`."
         )
-    if not found:
-        wanted = "gt_*.txt, metadata.jsonl, metadata.csv or *.parquet" if split is None else (
-            f"gt_{split}.txt, {split}/metadata.jsonl, {split}/metadata.csv or {split}*.parquet"
-        )  # fmt: skip
-        there = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise ValueError(
-            f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`."
-        )
     return found
+
+
+def _no_layout(folder: Path, split: str | None) -> ValueError:
+    wanted = "gt_*.txt, metadata.jsonl, metadata.csv or *.parquet" if split is None else (
+        f"gt_{split}.txt, {split}/metadata.jsonl, {split}/metadata.csv or {split}*.parquet"
+    )  # fmt: skip
+    there = sorted(entry.name for entry in folder.iterdir())[:8]
+    return ValueError(
+        f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`."
+    )
 
 
 def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
@@ -265,9 +328,9 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
     try:
         content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        advice = "Save it as CSV UTF-8 in the spreadsheet." if file.suffix == ".csv" else "Convert it."
+        advice = "Save it as CSV UTF-8 in the spreadsheet." if file.suffix.lower() == ".csv" else "Convert it."
         raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. {advice}") from error
-    if file.suffix == ".csv":
+    if file.suffix.lower() == ".csv":
         yield from _read_csv(file, content)
         return
     for number, line in enumerate(content.split("\n"), start=1):
@@ -275,13 +338,13 @@ def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueErro
         line = line.removesuffix("\r")
         if not line.strip():
             continue
-        if file.name == _IAM:
+        if _name(file) == _IAM:
             if not line.startswith("#"):
                 yield source, _iam_row(source, line)
-        elif file.suffix == ".jsonl":
+        elif file.suffix.lower() == ".jsonl":
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 yield source, ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.")
                 continue
             if isinstance(row, dict):
@@ -304,7 +367,11 @@ def _read_csv(file: Path, content: str) -> Iterator[tuple[str, Mapping[str, Any]
     """The rows of a CSV file as programs and spreadsheets write it.
 
     Columns may stand in any order, parted by commas, semicolons (Excel in most of Europe) or tabs; columns without a name
-    and rows without a value are passed over.
+    and rows without a value are passed over. A value after the last named column is most likely the rest of a text that
+    holds an unquoted comma, so its row is bad.
+
+    Raises:
+        ValueError: if two columns have one name.
     """
     head = content.partition("\n")[0]
     separator = next((mark for mark in ",;\t" if "file_name" in map(str.strip, _fields(head, mark))), ",")
@@ -328,9 +395,17 @@ def _read_csv(file: Path, content: str) -> Iterator[tuple[str, Mapping[str, Any]
             continue
         if names is None:
             names = [name.strip() for name in fields]
+            while names and not names[-1]:
+                names.pop()
+            if twice := sorted({name for name in names if name and names.count(name) > 1}):
+                raise ValueError(f"{file} must name each column once, got `{twice[0]}` twice. Rename or remove one.")
         elif any(field.strip() for field in fields):
-            row = {name: field for name, field in zip(names, fields, strict=False) if name}
-            yield f"{file}, line {reader.line_num}", row
+            source = f"{file}, line {reader.line_num}"
+            if names and any(field.strip() for field in fields[len(names) :]):
+                told = f"{source}: wanted at most {len(names)} values, got {len(fields)}. Quote texts with {separator!r} in them."
+                yield source, ValueError(told)
+            else:
+                yield source, {name: field for name, field in zip(names, fields, strict=False) if name}
 
 
 def _fields(line: str, separator: str) -> list[str]:
@@ -406,13 +481,15 @@ class _Chosen(Sequence[Any]):
 
 
 def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
+    names = ", ".join(map(str, files[:3])) + (", ..." if len(files) > 3 else "")
     try:
-        return datasets.Dataset.from_parquet([str(file) for file in files])
+        if any(pyarrow.parquet.read_metadata(file).num_rows for file in files):
+            return datasets.Dataset.from_parquet([str(file) for file in files])
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        names = ", ".join(map(str, files[:3])) + (", ..." if len(files) > 3 else "")
         raise ValueError(
             f"{names}: wanted parquet data, got {error.__cause__ or error}. Copy or download it again."
         ) from error
+    raise ValueError(f"{names} must hold lines, got no rows. Check the file.")
 
 
 def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
@@ -426,6 +503,11 @@ def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
     if isinstance(saved, datasets.Dataset):
         if split is not None and saved.split is not None and str(saved.split) != split:
             raise ValueError(f"`split` must be {saved.split}, all that {folder} holds, got {split}. Correct it.")
+        if split not in (None, "train") and saved.split is None:  # else training data would be validated on
+            raise ValueError(
+                f"`split` must be train or None, as {folder} holds one data set that knows no split, got {split}. "
+                "Save a `DatasetDict` of all splits."
+            )
         return saved
     if split is None and len(saved) == 1:
         return next(iter(saved.values()))
@@ -443,6 +525,8 @@ def _read_columns(
     on_bad_row: Callable[[Exception], None],
 ) -> TextLines:
     name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/({len(files)} parquet files)"
+    if not len(rows):
+        raise ValueError(f"{name} must hold lines, got no rows. Check the file.")
     for column in ("image", "text", *wanted):
         if column not in rows.column_names:
             raise ValueError(f"{name} must have a column `{column}`, got {', '.join(rows.column_names)}. Rename one.")
@@ -503,14 +587,20 @@ def _find_picture(table: Path, file_name: str) -> Path | None:
     """The picture beside its table, in `image/` as the authors' STR and IAM sets have it, or in IAM's own `lines/`."""
     folder = table.parent
     places: tuple[Path, ...] = (folder,)
-    if table.name == _IAM:
+    if _name(table) == _IAM:
         places = (folder / "lines", folder.parent / "lines", folder, folder.parent)
-    elif table.suffix in (".txt", ".tsv"):
+    elif table.suffix.lower() in (".txt", ".tsv"):
         places = (folder / "image", folder)
     for place in places:
-        if (place / file_name).is_file():
+        if os.path.isfile(place / file_name):  # unlike `Path.is_file` false for a name that is too long
             return place / file_name
     return None
+
+
+def _cut(text: str, length: int) -> str:
+    """A text for a message, which any stream takes, shortened if it's long."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= length else f"{text[:80]}..."
 
 
 def _clean(text: Any, source: str) -> str:
@@ -519,4 +609,10 @@ def _clean(text: Any, source: str) -> str:
     text = " ".join(unicodedata.normalize("NFC", text).split())
     if not text:
         raise ValueError(f"{source}: wanted a `text`, got an empty one. Fill or remove the row.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{source}: wanted a `text` of whole characters, got half of one in {text[:60]!r}. Correct it."
+        ) from error
     return text

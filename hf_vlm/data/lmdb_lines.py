@@ -4,6 +4,7 @@ Keys `num-samples`, and for samples 1, 2, ...: `image-000000001`, the bytes of a
 text in UTF-8. The package `lmdb` (extra `lmdb`) reads them.
 """
 
+import contextlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,7 @@ class LmdbPictures(Sequence[bytes]):
         self.labels: list[str | ValueError] = []
         with _environment(folder).begin() as transaction:
             for number in range(1, int(count) + 1):
-                label = transaction.get(b"label-%09d" % number)
+                label = self._get(b"label-%09d" % number, transaction)
                 try:
                     self.labels.append(
                         label.decode("utf-8") if label is not None else self._lacks(number, "a `label-`")
@@ -59,9 +60,17 @@ class LmdbPictures(Sequence[bytes]):
     def _lacks(self, number: int, what: str) -> ValueError:
         return ValueError(f"{self.folder}, sample {number}: wanted {what} of this number, got none. Make it again.")
 
-    def _get(self, key: bytes) -> bytes | None:
-        with _environment(self.folder).begin() as transaction:
-            return transaction.get(key)
+    def _get(self, key: bytes, transaction: Any = None) -> bytes | None:
+        environment = _environment(self.folder)
+        import lmdb  # there, as the environment is
+
+        try:
+            with contextlib.nullcontext(transaction) if transaction else environment.begin() as transaction:
+                return transaction.get(key)
+        except lmdb.Error as error:
+            raise ValueError(
+                f"{self.folder / 'data.mdb'}: wanted `{key.decode()}`, got damaged pages ({error}). Copy it again."
+            ) from error
 
 
 @cache

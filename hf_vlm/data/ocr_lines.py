@@ -12,6 +12,7 @@ with many faces), https://arxiv.org/abs/2109.10282; the looks themselves are our
 """
 
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ class LineRenderer(Sequence[dict[str, Any]]):
 
     Args:
         texts: a UTF-8 file of sentences, one a line, or the sentences themselves; the package brings a few.
-        faces: font files or folders, or what `find_faces` gave; those without the letters of the texts are left out.
+        faces: font files or folders, one or several, or what `find_faces` gave; those without the letters of the texts are
+            left out.
         seed: with the index, decides everything about a line.
         height: px of the pictures' greatest height; some are smaller, as small print in real scans is.
         alphabet: the characters that may be drawn, such as those of the tokenizer; others are left out of `texts`.
@@ -60,13 +62,14 @@ class LineRenderer(Sequence[dict[str, Any]]):
 
     Raises:
         FileNotFoundError: if there is no such file of texts.
-        ValueError: if it has no sentence, no face can write, or a kind is unknown.
+        ValueError: if it has no sentence, no face can write, a kind is unknown, its weight is below 0, none is above, or
+            `max_characters` is below 1.
     """
 
     def __init__(
         self,
         texts: str | Path | Iterable[str] = SHIPPED_SENTENCES,
-        faces: Iterable[str | Path] | Sequence[Face] = FONT_FOLDERS,
+        faces: str | Path | Iterable[str | Path] | Sequence[Face] = FONT_FOLDERS,
         *,
         seed: int = 0,
         height: int = 40,
@@ -80,8 +83,15 @@ class LineRenderer(Sequence[dict[str, Any]]):
             near = difflib.get_close_matches(unknown[0], KIND_WEIGHTS, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else "Correct the name."
             raise ValueError(f"`kinds` must be of {', '.join(KIND_WEIGHTS)}, got {', '.join(unknown)}. {hint}")
+        for kind, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"`kinds` must have weights of 0 or more, got {weight} for `{kind}`. Correct it.")
+        if not any(weights.values()):
+            raise ValueError(f"`kinds` must have a weight above 0, got {weights}. Name a kind, or leave `kinds` out.")
+        if max_characters < 1:
+            raise ValueError(f"`max_characters` must be 1 or more, got {max_characters}. Texts of 90 do well.")
         self.texts = LineTexts(texts, alphabet)
-        given = list(faces)
+        given = [faces] if isinstance(faces, str | Path) else list(faces)
         found = [face for face in given if isinstance(face, Face)]
         self.faces = found or find_faces(
             [face for face in given if not isinstance(face, Face)], characters=self.texts.alphabet

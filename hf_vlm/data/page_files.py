@@ -4,6 +4,7 @@ PAGE: https://github.com/PRImA-Research-Lab/PAGE-XML, schema 2019-07-15. ALTO: h
 `data/page_lines.py` reads both back. Places are in px of the upright page: EXIF orientation is applied first.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -119,8 +120,13 @@ def write_page(page: PageText, picture: Path, file: Path, kind: PageFormat) -> N
         ET.indent(root, " ")
         content = f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
     unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(content, encoding="utf-8", newline="\n")
-    os.replace(unfinished, file)
+    try:
+        unfinished.write_text(content, encoding="utf-8", newline="\n")
+        os.replace(unfinished, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def _points(corners: Polygon) -> str:

@@ -4,6 +4,9 @@
     X.xml           PAGE (`PcGts`) or ALTO (`alto`), which names its picture or lies beside one of its own name; what
                     `data/page_files.py` writes is read back
 
+A folder may hold both; a text file of the name of an XML page is passed over, and so is, beside XML pages, one that does not
+begin with a box. An XML file holds one page, and the size that it gives in px must be its picture's.
+
 A line is the upright rectangle around its corners or polygon, cut to the page, which is turned upright first where EXIF says
 how. Lines without text and boxes without area are left out; how many, the log says.
 """
@@ -11,6 +14,7 @@ how. Lines without text and boxes without area are left out; how many, the log s
 import logging
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +27,8 @@ from hf_vlm.data.pictures import open_picture
 
 logger = logging.getLogger(__name__)
 
+_ORIENTATION = 0x0112  # in EXIF; 5 to 8 for pictures that lie on their side
+_BAD_XML = (ET.ParseError, LookupError, ValueError)  # the last two for encodings that the parser does not know
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 
@@ -78,11 +84,7 @@ def _page(path: str) -> Image.Image:
 
 def is_page_folder(folder: Path) -> bool:
     """Whether a folder holds pages in one of the layouts above."""
-    if not folder.is_dir():
-        return False
-    if any(_kind_of_xml(file) for file in folder.glob("*.xml")):
-        return True
-    return any(_picture_named(text.with_suffix("")) for text in folder.glob("*.txt"))
+    return folder.is_dir() and bool(_page_files(folder))
 
 
 def read_pages(path: Path, on_bad_file: Callable[[Exception], None] | None = None) -> list[PageLine]:
@@ -95,13 +97,12 @@ def read_pages(path: Path, on_bad_file: Callable[[Exception], None] | None = Non
         FileNotFoundError: if a page's picture is missing.
         ValueError: if a file is damaged or a row malformed; names the file and the line.
     """
-    files = [path] if path.is_file() else [file for file in path.glob("*.xml") if _kind_of_xml(file)]
-    files = files or [file for file in path.glob("*.txt") if _picture_named(file.with_suffix(""))]
+    files = [path] if path.is_file() else _page_files(path)
     lines: list[PageLine] = []
     left_out = 0
     for file in sorted(files, key=natural_order):
         try:
-            of_page = list(_read_xml(file) if file.suffix == ".xml" else _read_sroie(file))
+            of_page = list(_read_xml(file) if file.suffix.lower() == ".xml" else _read_sroie(file))
         except (ValueError, OSError) as error:
             if on_bad_file is None:
                 raise
@@ -124,6 +125,19 @@ def natural_order(file: Path) -> list[tuple[int, str]]:
     return [*parts, (-1, file.name)]
 
 
+def _page_files(folder: Path) -> list[Path]:
+    """The XML pages and the box files of a folder, in no particular order."""
+    files = [file for file in folder.iterdir() if file.suffix.lower() in (".xml", ".txt") and file.is_file()]
+    pages = [file for file in files if file.suffix.lower() == ".xml" and _kind_of_xml(file)]
+    named = {file.stem for file in pages}
+    texts = [file for file in files if file.suffix.lower() == ".txt" and file.stem not in named]
+    with_picture = [file for file in texts if _picture_named(file.with_suffix(""))]
+    if not pages and not with_picture:
+        return []
+    # One that lost its picture is told where it is read; notes and lists are passed over.
+    return pages + [file for file in texts if _begins_with_box(file) or (not pages and file in with_picture)]
+
+
 def _picture_named(stem: Path) -> Path | None:
     for suffix in _PICTURE_SUFFIXES:
         for picture in (stem.with_name(stem.name + suffix), stem.with_name(stem.name + suffix.upper())):
@@ -134,7 +148,10 @@ def _picture_named(stem: Path) -> Path | None:
 
 def _read_sroie(file: Path) -> Iterator[PageLine]:
     picture = _picture_named(file.with_suffix(""))
-    assert picture is not None  # as the folder was searched for pairs
+    if picture is None:
+        raise FileNotFoundError(
+            f"{file}: wanted its picture {file.stem}.jpg in {file.parent}, got no such file. Add it, or remove the boxes."
+        )
     try:
         content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -143,16 +160,28 @@ def _read_sroie(file: Path) -> Iterator[PageLine]:
         source = f"{file}, line {number}"
         if not row.strip():
             continue
-        *corners, text = row.removesuffix("\r").split(",", 8)  # texts may hold commas too
-        try:
-            x, y = [int(edge) for edge in corners[::2]], [int(edge) for edge in corners[1::2]]
-        except ValueError:
-            x = []
-        if len(corners) != 8 or not x:
+        box_and_text = _sroie_row(row)
+        if box_and_text is None:
             raise ValueError(
                 f"{source}: wanted `x1,y1,x2,y2,x3,y3,x4,y4,text` with whole px, got {row[:60]!r}. Correct the row."
             )
-        yield PageLine(picture, (min(x), min(y), max(x), max(y)), text, source)
+        yield PageLine(picture, *box_and_text, source)
+
+
+def _sroie_row(row: str) -> tuple[tuple[int, int, int, int], str] | None:
+    """The upright rectangle around the corners and the text; None for another row."""
+    *corners, text = row.removesuffix("\r").split(",", 8)  # texts may hold commas too
+    try:
+        x, y = [int(edge) for edge in corners[::2]], [int(edge) for edge in corners[1::2]]
+    except ValueError:
+        return None
+    return ((min(x), min(y), max(x), max(y)), text) if len(corners) == 8 else None
+
+
+def _begins_with_box(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        first = next((row for row in stream if row.strip()), "")
+    return _sroie_row(first) is not None
 
 
 def _kind_of_xml(file: Path) -> str | None:
@@ -162,9 +191,9 @@ def _kind_of_xml(file: Path) -> str | None:
             for _, element in ET.iterparse(stream, events=("start",)):
                 name = _local(element.tag).lower()
                 return name if name in ("pcgts", "alto") else None
-    except ET.ParseError:
-        head = file.read_bytes()[:2000].lower()
-        return "pcgts" if b"<pcgts" in head else "alto" if b"<alto" in head else None
+    except _BAD_XML:
+        found = re.search(rb"<(?:[\w.-]+:)?(pcgts|alto)\b", file.read_bytes()[:2000].lower())
+        return found[1].decode() if found else None
     return None
 
 
@@ -177,23 +206,29 @@ def _read_xml(file: Path) -> list[PageLine]:
 
     Raises:
         FileNotFoundError: if the picture that the file names is missing, and none of the file's own name lies beside it.
-        ValueError: if the file is damaged, of another kind, or a line has no place.
+        ValueError: if the file is damaged, of another kind, not of one page or one of another size than the picture, or a
+            line has no place.
     """
     try:
         root = ET.parse(file).getroot()  # expat resolves no external entities
-    except ET.ParseError as error:
+    except _BAD_XML as error:
         raise ValueError(f"{file} must be PAGE or ALTO XML, got text that isn't ({error}). Copy it again.") from error
     kind = _local(root.tag).lower()
     if kind not in ("pcgts", "alto"):
         raise ValueError(f"{file} must be PAGE (`PcGts`) or ALTO (`alto`) XML, got `{_local(root.tag)}`. Convert it.")
+    pages = list(_descendants(root, "Page"))
+    if len(pages) > 1:  # whose lines would all be cut out of one picture
+        raise ValueError(f"{file}: one page a file is wanted, got {len(pages)}. Split it.")
+    page = pages[0] if pages else ET.Element("Page")
     if kind == "pcgts":
-        page = next(_descendants(root, "Page"), None)
-        named = page.get("imageFilename", "") if page is not None else ""
+        named = page.get("imageFilename", "")
+        declared = page.get("imageWidth"), page.get("imageHeight")
     else:
         unit = next((element.text or "" for element in _descendants(root, "MeasurementUnit")), "pixel")
         if unit.strip().lower() != "pixel":
             raise ValueError(f"{file} must measure in `pixel`, got `{unit.strip()}`. Convert it.")
         named = next((element.text or "" for element in _descendants(root, "fileName")), "").strip()
+        declared = page.get("WIDTH"), page.get("HEIGHT")
     # by its path from here, as `page_files.write_page` names it; by its name alone, as of a file that was moved
     places = [file.parent / named, file.parent / PureWindowsPath(named).name] if named else []
     picture = next((place for place in places if place.is_file()), None) or _picture_named(file.with_suffix(""))
@@ -201,6 +236,7 @@ def _read_xml(file: Path) -> list[PageLine]:
         raise FileNotFoundError(
             f"{file}: wanted its picture {named or f'{file.stem}.jpg'} in {file.parent}, got no such file. Add it."
         )
+    _check_size(file, picture, declared)
     lines = []
     for number, element in enumerate(_descendants(root, "TextLine"), start=1):
         source = f"{file}, line {element.get('id') or element.get('ID') or number}"
@@ -209,6 +245,28 @@ def _read_xml(file: Path) -> list[PageLine]:
             raise ValueError(f"{source}: wanted the line's corners in px, got none that can be read. Correct it.")
         lines.append(PageLine(picture, box, _page_text(element) if kind == "pcgts" else _alto_text(element), source))
     return lines
+
+
+def _check_size(file: Path, picture: Path, declared: tuple[str | None, str | None]) -> None:
+    """Refuse a page whose size in px is not its picture's: its lines lie elsewhere, as on a scaled or another scan."""
+    try:
+        wanted = [float(side or "nan") for side in declared]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(picture) as head:
+                size = head.size
+                # asked for it, Pillow decodes a PNG file to look behind the pixels too
+                if head.format != "PNG" or "exif" in head.info:
+                    size = size[::-1] if head.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else size
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+        return  # `crop` tells what is wrong with the picture
+    if not all(side > 0 for side in wanted):  # nan, or 0 as some tools write
+        return
+    if any(abs(side - actual) > 1 for side, actual in zip(wanted, size, strict=True)):
+        raise ValueError(
+            f"{file}: wanted a picture of {declared[0]}x{declared[1]} px as the file says, got {picture} of "
+            f"{size[0]}x{size[1]} px. Scale it, or correct the file."
+        )
 
 
 def _local(tag: str) -> str:
@@ -249,8 +307,14 @@ def _box(line: ET.Element) -> tuple[int, int, int, int] | None:
 def _page_text(line: ET.Element) -> str:
     """The text of a PAGE line: its own, or its words'."""
 
+    def rank(equivalent: ET.Element) -> float:
+        try:
+            return int(equivalent.get("index") or 0)
+        except ValueError:
+            return math.inf
+
     def own(element: ET.Element) -> str:
-        equivalents = sorted(_children(element, "TextEquiv"), key=lambda text: int(text.get("index") or 0))
+        equivalents = sorted(_children(element, "TextEquiv"), key=rank)
         for equivalent in equivalents:
             for unicode in _children(equivalent, "Unicode"):
                 return unicode.text or ""

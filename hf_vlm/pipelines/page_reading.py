@@ -12,6 +12,7 @@ side or seem to have columns are named by a warning; one that stands on its head
 some degrees is fine.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -44,6 +45,12 @@ _TALL = 1.5
 _MIN_COLUMN_LINES = 4
 _MIN_COLUMN_WIDTH = 0.25
 _MAX_CROSSING = 0.2
+# Narrower columns are told from a table's or receipt's by being alike and full: the narrowest at least so wide by the widest,
+# half of each one's lines at least so wide by it, and so wide by high, all together at least so wide by the written width.
+_MIN_LIKENESS = 0.5
+_MIN_FILLED = 0.75
+_MIN_COLUMN_ASPECT = 3
+_MIN_WRITTEN = 0.8
 
 
 class TextDetector:
@@ -230,20 +237,50 @@ def _warn_if_not_supported(polygons: Sequence[Polygon], name: str) -> None:
 
 
 def _has_columns(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> bool:
-    """Whether a gap from top to bottom parts lines of text, given the sides of all: each float (lines,)."""
+    """Whether gaps from top to bottom part lines of text, given the sides of all: each float (lines,)."""
     written = right.max() - left.min()
     for gap in np.unique(right):
         before, after = right <= gap, left > gap
         if min(before.sum(), after.sum()) < _MIN_COLUMN_LINES or (~before & ~after).mean() > _MAX_CROSSING:
             continue
-        beside = (top[before, None] < bottom[after]) & (
-            bottom[before, None] > top[after]
-        )  # (lines before, lines after)
-        side_by_side = min(beside.any(axis=0).sum(), beside.any(axis=1).sum()) >= _MIN_COLUMN_LINES
         widths = [np.median(right[side] - left[side]) for side in (before, after)]
-        if side_by_side and min(widths) > _MIN_COLUMN_WIDTH * written:
+        if min(widths) > _MIN_COLUMN_WIDTH * written and _num_beside(before, after, top, bottom) >= _MIN_COLUMN_LINES:
             return True
-    return False
+    return _has_narrow_columns(left, right, top, bottom)
+
+
+def _num_beside(one: np.ndarray, other: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> int:
+    """How many of two sets of lines, the fewer, stand beside a line of the other; the sets bool (lines,)."""
+    beside = (top[one, None] < bottom[other]) & (bottom[one, None] > top[other])  # (lines of one, lines of other)
+    return min(beside.any(axis=0).sum(), beside.any(axis=1).sum())
+
+
+def _has_narrow_columns(left: np.ndarray, right: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> bool:
+    """Whether the lines stand in two or more columns that are alike and full: arguments as of `_has_columns`."""
+    edges = np.unique(np.concatenate([left, right]))
+    stretches = (edges[1:] + edges[:-1]) / 2
+    num_lines = ((left < stretches[:, None]) & (right > stretches[:, None])).sum(axis=1)  # of each stretch
+    is_written = num_lines > _MAX_CROSSING * num_lines.max()  # by more than headlines, which cross the gaps
+    turns = np.diff(np.pad(is_written.astype(int), 1))  # of each edge
+    begins, ends = edges[turns > 0], edges[turns < 0]
+    middle, width = (left + right) / 2, right - left
+    columns, widths = [], []
+    for begin, end in zip(begins, ends, strict=True):
+        column = (begin < middle) & (middle < end) & (width < 1.5 * (end - begin))
+        if column.sum() < _MIN_COLUMN_LINES:
+            continue
+        if np.median(width[column]) < max(
+            _MIN_FILLED * (end - begin), _MIN_COLUMN_ASPECT * np.median((bottom - top)[column])
+        ):
+            return False
+        columns.append(column)
+        widths.append(end - begin)
+    return (
+        len(columns) > 1
+        and min(widths) > _MIN_LIKENESS * max(widths)
+        and sum(widths) > _MIN_WRITTEN * (right.max() - left.min())
+        and all(_num_beside(one, other, top, bottom) >= _MIN_COLUMN_LINES for one, other in itertools.pairwise(columns))
+    )
 
 
 @dataclass
@@ -254,7 +291,7 @@ class ReadPage:
         file: the path as it was given, or as it was found in a folder.
         page: what is on it; None if the file could not be read.
         written: the file that it was written to, if it was.
-        error: why the file could not be read; None if it could.
+        error: why the file could not be read, or what was read not be written; None if all went well.
     """
 
     file: str
@@ -312,12 +349,11 @@ def read_page_files(
             try:
                 picture = _open_page(file)
                 result.page = reader(picture, name=file)
+                if out is not None:
+                    result.written = _write(result.page, file, page_file(Path(out), Path(file), kind), kind)
             except (ValueError, OSError) as fault:
                 result.error = str(fault)
             else:
-                if out is not None:
-                    result.written = page_file(Path(out), Path(file), kind)
-                    write_page(result.page, Path(file), result.written, kind)
                 if to_correct is not None:
                     for line in result.page.lines:
                         if line.score < to_correct.below:
@@ -326,6 +362,17 @@ def read_page_files(
                                 cut_line(picture, line.polygon), line.text or words, line.score, file, line.box
                             )
         yield result
+
+
+def _write(page: PageText, file: str, target: Path, kind: PageFormat) -> Path:
+    try:
+        write_page(page, Path(file), target, kind)
+    except OSError as error:
+        raise OSError(
+            f"{file}: wanted to write its page into {target}, got an error ({error.strerror}). Give the picture "
+            "another name, or make room there."
+        ) from error
+    return target
 
 
 def _not_yet_written(listed: list[tuple[str, str | None]], out: Path, kind: PageFormat) -> list[tuple[str, str | None]]:
@@ -339,7 +386,7 @@ def _not_yet_written(listed: list[tuple[str, str | None]], out: Path, kind: Page
                 f"{target}. Read them into different folders."
             )
     out.mkdir(parents=True, exist_ok=True)
-    written = {file for target, file in pages.items() if target.exists()}
+    written = {file for target, file in pages.items() if os.path.isfile(target)}  # false for a name that is too long
     if written:
         logger.warning(
             "%d of %d pages are in %s already and are passed over. Move them away to have them read again.",

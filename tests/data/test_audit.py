@@ -1,6 +1,7 @@
 """An audit finds what was put wrong into a data set, each in its place, and nothing else."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hf_vlm.cli import main
 from hf_vlm.data.audit import audit_lines
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.image_text import find_splits
+from hf_vlm.parts.pictures import to_grayscale
 
 TOKENIZER = build_character_tokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz")
 
@@ -71,6 +73,71 @@ def test_every_fault_is_told_with_its_place_and_no_other(lines, kind):
     assert len(audit.faults[kind]) == len(wanted)
     for message, part in zip(audit.faults[kind], wanted, strict=True):
         assert part in message
+
+
+@pytest.mark.parametrize("other", [True, False], ids=["beside another split", "alone"])
+def test_split_whose_rows_are_all_bad_is_told_row_by_row(lines, other, capsys):
+    split = lines / "validation"
+    (split / "metadata.jsonl").write_text('nonsense\n{"file_name": "gone.png", "text": "x"}\n')
+    if not other:
+        shutil.rmtree(lines / "train")
+    audit = audit_lines(lines)
+    assert not audit.is_usable
+    assert audit.num_lines == {**({"train": 3} if other else {}), "validation": 0}
+    assert [message.rpartition(", ")[0] for message in audit.faults["bad rows"][1:]] == [
+        f"{split}/metadata.jsonl, line 2: wanted the picture gone.png"
+    ]
+    assert "metadata.jsonl, line 1: wanted a JSON object" in audit.faults["bad rows"][0]
+    assert main(["audit", str(lines)]) == 1
+    assert "not usable" in capsys.readouterr().out
+
+
+def test_split_that_can_not_be_read_does_not_end_the_audit(lines):
+    (lines / "train" / "metadata.jsonl").write_bytes(b"\xff")
+    audit = audit_lines(lines)
+    assert audit.num_lines == {"train": 0, "validation": 1} and not audit.is_usable
+    assert "must be UTF-8 text" in audit.faults["splits without lines"][0]
+    with pytest.raises(ValueError, match="must be UTF-8 text"):
+        audit_lines(lines, ["train"])
+
+
+def test_rows_of_no_split_are_told_and_each_bad_row_once(tmp_path):
+    write_split(tmp_path, dict.fromkeys(["a.png", "b.png", "c.png"], "x"), seed=1)
+    (tmp_path / "metadata.jsonl").unlink()
+    rows = ["a.png,one,train", "b.png,two,validation", "c.png,three,holdout", "c.png,four,", "gone.png,five,train"]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text,split", *rows, "a.png,x,train,y"]))
+    audit = audit_lines(tmp_path)
+    assert audit.num_lines == {"train": 1, "validation": 1} and not audit.is_usable
+    assert [message.partition("metadata.csv, ")[2] for message in audit.faults["rows of no split"]] == [
+        f"line {line}: wanted a row of train or validation, got the split {split!r}. Correct its `split` or folder."
+        for line, split in ((4, "holdout"), (5, ""))
+    ]
+    assert len(audit.faults["bad rows"]) == 2
+    assert list(audit_lines(tmp_path, ["validation"]).faults) == ["bad rows"]
+
+
+def ink_of(mode):
+    """Black letters, told from the paper by opacity or by 16 bits only."""
+    grey = np.random.default_rng(0).integers(0, 255, (20, 60), dtype=np.uint8)
+    black, opacity = Image.new("L", (60, 20)), Image.fromarray(grey)
+    if mode == "16 bits":
+        return Image.fromarray(grey.astype(np.uint16) + 300)  # all white where 255 is the limit
+    return Image.merge(mode, [black] * (len(mode) - 1) + [opacity])
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "16 bits"])
+@pytest.mark.parametrize("prepare", [None, to_grayscale], ids=["by default", "as training does"])
+def test_ink_in_opacity_or_16_bits_is_no_empty_picture(lines, mode, prepare):
+    ink_of(mode).save(lines / "train" / "a.png")
+    assert audit_lines(lines, **({"prepare": prepare} if prepare else {})).is_usable
+
+
+def test_pictures_are_judged_as_training_prepares_them(lines):
+    invisible = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 60, 4), dtype=np.uint8))
+    invisible.putalpha(0)
+    invisible.save(lines / "train" / "a.png")
+    audit = audit_lines(lines, prepare=to_grayscale)
+    assert list(audit.faults) == ["empty pictures"] and "one grey level, 255" in audit.faults["empty pictures"][0]
 
 
 def test_characters_that_do_not_come_back_are_counted(lines):

@@ -58,7 +58,7 @@ SPREADSHEETS = {
     "tabs": 'file_name\ttext\na.png\tone\nb.png\t"two, ""2"""\n',
     "other order of columns": 'score,text,"file_name",page\n0.5,one,a.png,p\n0.4,"two, ""2""",b.png,p\n',
     "empty columns": 'file_name,text,,\na.png,one,,\nb.png,"two, ""2""",,\n',
-    "more fields than names": 'file_name,text\na.png,one,\nb.png,"two, ""2""",x,y\n',
+    "more fields than names": 'file_name,text\na.png,one,\nb.png,"two, ""2""",, \n',
     "empty rows": 'file_name,text,score\n,,\na.png,one,1\n\n , ,\nb.png,"two, ""2""",1\n,,\n',
     "line ends in a text": 'file_name,text\na.png,"one"\nb.png,"two,\r\n""2"""',
     "spaces in the head": 'file_name , text\na.png,one\nb.png,"two, ""2"""\n',
@@ -92,6 +92,15 @@ def test_rows_of_csv_can_be_chosen_where_some_have_more_fields_than_names(tmp_pa
         (b'file_name,text\na.png,"' + b"x" * 140_000, "line 2: wanted a row whose texts are quoted"),
         (b"file_name,text\na.png\n", "line 2: wanted a `text`, got None"),
         (b"picture,text\na.png,one\n", "line 2: wanted a `file_name` and a `text`"),
+        (
+            b"file_name,text\na.png,Dear Sir, the letter\n",
+            "line 2: wanted at most 2 values, got 3. Quote texts with ','",
+        ),
+        (
+            b"file_name;text;\na.png;Dear Sir; the letter\n",
+            "line 2: wanted at most 2 values, got 3. Quote texts with ';'",
+        ),
+        (b"file_name,text,page,text\na.png,one,1,two\n", "must name each column once, got `text` twice"),
         (b"file_name,text\n", "must hold lines, got none"),
         (b"", "must hold lines, got none"),
     ],
@@ -102,6 +111,9 @@ def test_rows_of_csv_can_be_chosen_where_some_have_more_fields_than_names(tmp_pa
         "endless quote",
         "no text",
         "no file_name",
+        "unquoted comma",
+        "unquoted semicolon",
+        "column named twice",
         "head",
         "empty",
     ],
@@ -115,10 +127,10 @@ def test_csv_that_can_not_be_meant_is_refused(tmp_path, content, message):
 
 def test_bad_row_of_csv_costs_no_other(tmp_path):
     write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
-    (tmp_path / "todo.csv").write_text('file_name,text\na.png,one\nb.png,"two" 2\nc.png,three\n')
+    (tmp_path / "todo.csv").write_text('file_name,text\na.png,one\nb.png,"two" 2\nc.png,three\na.png,four, five\n')
     faults = []
     assert read_lines(tmp_path, on_bad_row=faults.append).texts == ["one", "three"]
-    assert len(faults) == 1 and "line 3" in str(faults[0])
+    assert [str(fault).partition(": ")[0].rpartition(", ")[2] for fault in faults] == ["line 3", "line 5"]
 
 
 def test_several_csv_files_in_a_folder_are_not_chosen_from(tmp_path):
@@ -164,6 +176,7 @@ def test_aspect_is_width_by_height(tmp_path):
         ('{"file_name": "a.png", "text": " "}', "line 1: wanted a `text`, got an empty one"),
         ('{"image": "a.png", "text": "x"}', "line 1: wanted a `file_name`"),
         ('{"file_name": 5, "text": "x"}', "line 1: wanted a `file_name`"),
+        (r'{"file_name": "a.png", "text": "x\ud83d"}', "line 1: wanted a `text` of whole characters, got half of one"),
         ("", "must hold lines, got none"),
     ],
 )
@@ -179,6 +192,32 @@ def test_row_without_its_picture_is_named(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,x\nb.png,y\n")
     with pytest.raises(FileNotFoundError, match=r"metadata\.csv, line 3: wanted the picture b\.png"):
         read_lines(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, r"\ud83d", r"a\u0000.png"], ids=["long", "surrogate", "null"])
+def test_row_whose_file_name_no_disk_takes_is_a_bad_row(tmp_path, name):
+    write_pictures(tmp_path, ["a.png"])
+    rows = [f'{{"file_name": "{name}", "text": "x"}}', '{"file_name": "a.png", "text": "y"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    faults = []
+    assert read_lines(tmp_path, on_bad_row=faults.append).texts == ["y"]
+    assert "metadata.jsonl, line 1: wanted the picture" in str(faults[0])
+    assert len(str(faults[0])) < 400 and str(faults[0]).encode()
+
+
+@pytest.mark.parametrize("name", ["metadata.CSV", "metadata.JSONL", "gt_train.TXT", "train.PARQUET"])
+def test_suffixes_in_capitals_count_as_small_ones(tmp_path, name):
+    write_pictures(tmp_path, ["a.png"])
+    content = {"CSV": "file_name,text,split\na.png,one,train\n", "TXT": "a.png\tone\n"}
+    if name.endswith("PARQUET"):
+        write_parquet(tmp_path / name, [row("one")])
+    else:
+        suffix = name.rpartition(".")[2]
+        (tmp_path / name).write_text(content.get(suffix, '{"file_name": "a.png", "text": "one", "split": "train"}'))
+    assert read_lines(tmp_path).texts == ["one"]
+    assert read_lines(tmp_path, "train").texts == ["one"]
+    assert read_lines(tmp_path / name).texts == ["one"]
+    assert find_splits(tmp_path) == ["train"]
 
 
 def test_line_without_tab_is_named(tmp_path):
@@ -231,6 +270,22 @@ def test_documents_are_chosen_and_left_out_by_patterns(tmp_path, layout, pattern
             read_lines(tmp_path, where={"kind": patterns})
     else:
         assert read_lines(tmp_path, where={"kind": patterns}).texts == texts
+
+
+def test_parquet_without_rows_says_so(tmp_path):
+    datasets.Dataset.from_dict({"image": [], "text": []}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet must hold lines, got no rows"):
+        read_lines(tmp_path)
+
+
+def test_column_of_something_else_is_named_without_its_bytes(tmp_path):
+    data = list(picture_bytes(grey_picture()))
+    columns = {"list": [data], "string": ["/" + "iVBORw0K" * 1000]}
+    for kind, images in columns.items():
+        datasets.Dataset.from_dict({"image": images, "text": ["x"]}).to_parquet(tmp_path / f"{kind}.parquet")
+        with pytest.raises((ValueError, OSError), match=rf"{kind}\.parquet, row 0, .*: wanted a picture") as told:
+            read_lines(tmp_path / f"{kind}.parquet")[0]
+        assert len(str(told.value)) < len(str(tmp_path)) + 220
 
 
 def test_parquet_without_the_columns_is_refused(tmp_path):
@@ -294,6 +349,20 @@ def test_folder_saved_by_datasets_is_read(tmp_path):
     assert lines.aspect(0) == 6
 
 
+def test_saved_data_of_no_split_serve_training_only(tmp_path):
+    """Else a model would be validated and tested on what it was trained on."""
+    columns = {"image": [Image.linear_gradient("L")], "text": ["one"]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "saved"))
+    assert read_lines(tmp_path / "saved").texts == read_lines(tmp_path / "saved", "train").texts == ["one"]
+    with pytest.raises(
+        ValueError, match="`split` must be train or None, as .*saved holds one data set .*got validation"
+    ):
+        read_lines(tmp_path / "saved", "validation")
+    assert find_splits(tmp_path / "saved") == ["train"]
+    assert audit_lines(tmp_path / "saved").num_lines == {"train": 1}
+
+
 def test_saved_split_of_another_name_and_damaged_folder_are_refused(tmp_path):
     columns = {"image": [Image.new("L", (40, 10))], "text": ["one"]}
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
@@ -304,6 +373,13 @@ def test_saved_split_of_another_name_and_damaged_folder_are_refused(tmp_path):
     (tmp_path / "saved" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="saved must hold what `save_to_disk` writes"):
         read_lines(tmp_path / "saved")
+
+
+def test_splits_of_a_metadata_file_are_known_whatever_their_case(tmp_path):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text,split\na.png,one,Train\nb.png,two, TEST\n")
+    assert find_splits(tmp_path) == ["train", "test"]
+    assert read_lines(tmp_path, "test").texts == ["two"]
 
 
 IAM_LINES = """\

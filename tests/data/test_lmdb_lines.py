@@ -1,5 +1,6 @@
 """Databases as the scene text benchmarks are passed around."""
 
+import contextlib
 import io
 import multiprocessing
 import pickle
@@ -8,6 +9,7 @@ import lmdb
 import pytest
 from PIL import Image
 
+from hf_vlm.data import lmdb_lines
 from hf_vlm.data.audit import audit_lines
 from hf_vlm.data.image_text import find_splits, read_lines
 
@@ -92,6 +94,41 @@ def test_damaged_database_is_refused_by_name(database, harm, message):
     file.write_bytes(harm(file.read_bytes()))
     with pytest.raises(ValueError, match=f"data.mdb.* {message}"):
         read_lines(database, split="train")
+
+
+def test_damaged_page_inside_is_named_with_its_key(tmp_path):
+    folder = write_lmdb(tmp_path / "all", [f"label {number}" for number in range(400)])
+    file = folder / "data.mdb"
+    pages = file.read_bytes()
+    harmed = bytearray(pages)
+    for start in range(2 * 4096, len(pages), 4096):
+        if pages[start + 10] & 2:  # a leaf, by its flags
+            harmed[start + 10] = 0
+    file.write_bytes(bytes(harmed))
+    with pytest.raises(ValueError, match=r"all/data\.mdb: wanted `num-samples`, got damaged pages"):
+        read_lines(folder)
+
+
+@pytest.mark.parametrize("what", ["label", "image"])
+def test_database_that_fails_at_a_key_names_it(tmp_path, monkeypatch, what):
+    folder = write_lmdb(tmp_path / "all", ["a", "b"])
+
+    class Failing:
+        def begin(self):
+            return contextlib.nullcontext(self)
+
+        def get(self, key):
+            if key == b"%s-000000002" % what.encode():
+                raise lmdb.CorruptedError("mdb_get")
+            with environment.begin() as transaction:
+                return transaction.get(key)
+
+    environment = lmdb_lines._environment(folder)
+    monkeypatch.setattr(lmdb_lines, "_environment", lambda folder: Failing())
+    with pytest.raises(ValueError, match=rf"all/data\.mdb: wanted `{what}-000000002`, got damaged pages"):
+        read_lines(folder)[1]
+    if what == "image":
+        assert len(audit_lines(folder).faults["unreadable pictures"]) == 1
 
 
 def test_database_of_something_else_is_refused(tmp_path):

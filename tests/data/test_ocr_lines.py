@@ -170,3 +170,24 @@ def test_noise_goes_on_beyond_its_bank():
     bank = np.arange(12.0).reshape(3, 4)
     piece = _crop(bank, 5, 9, np.random.default_rng(0))
     assert np.array_equal(piece, np.tile(bank, (2, 3))[:5, :9])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kinds": {"print": -1.0}}, "`kinds` must have weights of 0 or more, got -1.0 for `print`"),
+        ({"kinds": {"print": 1.0, "pen": float("nan")}}, "`kinds` must have weights of 0 or more, got nan for `pen`"),
+        ({"kinds": {}}, "`kinds` must have a weight above 0, got {}"),
+        ({"kinds": {"print": 0}}, "`kinds` must have a weight above 0, got {'print': 0}"),
+        ({"max_characters": 0}, "`max_characters` must be 1 or more, got 0"),
+    ],
+)
+def test_setting_that_can_not_be_meant_is_refused(faces, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LineRenderer(SENTENCES, faces, **settings)
+
+
+def test_faces_may_be_one_path(tmp_path):
+    file = write_font(tmp_path)
+    for given in (file, str(file), str(tmp_path)):
+        assert [face.family for face in LineRenderer(SENTENCES, given).faces] == ["Aileron"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.image_text import find_splits, read_lines
 
 SIZE = (60, 40)
 
@@ -98,6 +98,24 @@ BAD_FILES = {
         "line l2: wanted the",
     ),
     "ALTO in mm": ("a.xml", ALTO_XML.replace("pixel", "mm10"), "must measure in `pixel`, got `mm10`"),
+    "two pages in PAGE": (
+        "a.xml",
+        PAGE_XML.replace("</Page>", "</Page><Page/>"),
+        "a.xml: one page a file is wanted, got 2",
+    ),
+    "two pages in ALTO": (
+        "a.xml",
+        ALTO_XML.replace("</Page>", "</Page><Page/>"),
+        "a.xml: one page a file is wanted, got 2",
+    ),
+    "PAGE of a larger scan": (
+        "a.xml",
+        PAGE_XML.replace("scan", "a").replace('"60"', '"120"').replace('"40"', '"80"'),
+        r"a.xml: wanted a picture of 120x80 px as the file says, got .*a.png of 60x40 px",
+    ),
+    "ALTO two px higher": ("a.xml", ALTO_XML.replace('"40"><Print', '"42"><Print'), "wanted a picture of 60x42 px"),
+    "unknown encoding": ("a.xml", PAGE_XML.replace("UTF-8", "UTF-9"), "a.xml must be PAGE or ALTO XML"),
+    "multi-byte encoding": ("a.xml", ALTO_XML.replace("UTF-8", "Shift_JIS"), "a.xml must be PAGE or ALTO XML"),
     "only empty lines": ("a.txt", "5,4,30,4,30,14,5,14, ", "must hold lines with text, got none"),
 }
 
@@ -108,6 +126,69 @@ def test_bad_page_file_is_named(kind, tmp_path):
     page_picture(tmp_path / "a.png")
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
+        read_lines(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('imageWidth="60" imageHeight="40"', 'imageWidth="61" imageHeight="39"'),  # rounded otherwise
+        ('imageWidth="60" imageHeight="40"', ""),
+        ('imageWidth="60" imageHeight="40"', 'imageWidth="0" imageHeight="0"'),
+        ('index="1"', 'index="a"'),
+        ('index="1"', 'index="2.5"'),
+    ],
+)
+def test_page_is_read_in_spite_of_what_does_not_matter(old, new, tmp_path):
+    page_picture(tmp_path / "scan.png")
+    (tmp_path / "a.xml").write_text(PAGE_XML.replace(old, new), encoding="utf-8")
+    assert read_lines(tmp_path).texts == ["Caf\u00e9 & co", "two words"]
+
+
+def test_what_only_has_the_name_of_a_page_is_passed_over(tmp_path):
+    page_picture(tmp_path / "scan.png")
+    (tmp_path / "a.XML").write_text(PAGE_XML, encoding="utf-8")
+    (tmp_path / "b.xml").mkdir()
+    (tmp_path / "c.xml").symlink_to(tmp_path / "gone.xml")
+    (tmp_path / "d.xml").write_text('<?xml version="1.0" encoding="Shift_JIS"?><html/>')
+    (tmp_path / "e.txt").mkdir()
+    assert len(read_lines(tmp_path)) == len(read_lines(tmp_path / "a.XML")) == 2
+    with pytest.raises(ValueError, match="b.xml must hold gt_"):
+        read_lines(tmp_path / "b.xml")
+
+
+@pytest.mark.parametrize("stray", ["page", "boxes", "notes"])
+def test_metadata_is_not_hidden_by_a_page_file_or_notes(stray, tmp_path):
+    page_picture(tmp_path / "scan.png")
+    name, content = {"page": ("a.xml", PAGE_XML), "boxes": ("scan.txt", SROIE), "notes": ("scan.txt", "blurred")}[stray]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text("file_name,text\nscan.png,one\n")
+    assert read_lines(tmp_path).texts == ["one"]
+    (tmp_path / "train").mkdir()
+    for file in [*tmp_path.glob("*.*")]:
+        file.rename(tmp_path / "train" / file.name)
+    assert read_lines(tmp_path, "train").texts == ["one"]
+    assert find_splits(tmp_path) == ["train"]
+
+
+def test_folder_of_xml_pages_and_boxes_gives_both(tmp_path):
+    for name in ("scan", "receipt", "notes"):
+        page_picture(tmp_path / f"{name}.png")
+    (tmp_path / "scan.xml").write_text(PAGE_XML, encoding="utf-8")
+    (tmp_path / "scan.txt").write_text(SROIE, encoding="utf-8")  # of a page that is read already
+    (tmp_path / "receipt.txt").write_text(SROIE.replace("two", "three"), encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("no boxes")
+    assert read_lines(tmp_path).texts == ["Caf\u00e9 & co", "three, words", "Caf\u00e9 & co", "two words"]
+
+
+def test_boxes_that_lost_their_picture_are_told_and_other_texts_passed_over(tmp_path):
+    page_picture(tmp_path / "X1.jpg")
+    for name, content in (("X1.TXT", SROIE), ("zz.txt", SROIE), ("README.txt", "About these receipts, all 2 of them")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    faults = []
+    assert len(read_lines(tmp_path, on_bad_row=faults.append)) == 2
+    assert len(faults) == 1 and "zz.txt: wanted its picture zz.jpg" in str(faults[0])
+    with pytest.raises(FileNotFoundError, match="zz.txt: wanted its picture"):
         read_lines(tmp_path)
 
 
@@ -132,3 +213,8 @@ def test_page_that_exif_turns_is_cut_as_it_is_seen(tmp_path):
     Image.open(tmp_path / "seen.png").rotate(90, expand=True).save(tmp_path / "scan.png", exif=exif)
     (tmp_path / "a.xml").write_text(PAGE_XML, encoding="utf-8")
     assert place_of(read_lines(tmp_path / "a.xml")[0]["image"]) == (5, 4, 30, 14)
+    (tmp_path / "a.xml").write_text(
+        PAGE_XML.replace('"60" imageHeight="40"', '"40" imageHeight="60"'), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match="wanted a picture of 40x60 px as the file says, got .*scan.png of 60x40 px"):
+        read_lines(tmp_path / "a.xml")

@@ -1,5 +1,6 @@
 """Reading whole pages: the lines found, their order, what is cut out, and that no page costs another."""
 
+import itertools
 import logging
 import random
 import re
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_vlm.data.page_files import LinesToCorrect
+from hf_vlm.data.page_files import LinesToCorrect, page_file
 from hf_vlm.data.page_lines import read_pages
 from hf_vlm.pipelines import page_reading
 from hf_vlm.pipelines.page_reading import PageReader, TextDetector, cut_line, in_reading_order, read_page_files
@@ -137,6 +138,28 @@ def test_level_line_is_cut_out_exactly_and_slanted_one_turned_level():
 
 
 TWO_COLUMNS = [box(left, 50 + 40 * row, left + 380, 80 + 40 * row) for row in range(8) for left in (50, 500)]
+
+
+def columns_of_prose(number, *, ragged=0.0):
+    """Equal columns with gaps of a tenth, their lines up to a share `ragged` shorter, every seventh ending a paragraph."""
+    draw, pitch, lines = random.Random(number), 900 / number, []
+    for row in range(20):
+        for column in range(number):
+            share = 0.5 if row % 7 == column % 7 else 1 - ragged * draw.random()
+            lines.append(
+                box(
+                    round(50 + pitch * column), 50 + 30 * row, round(50 + pitch * (column + 0.9 * share)), 72 + 30 * row
+                )
+            )
+    return lines
+
+
+def table(lefts, widths):
+    """Cells of these widths, in turn, in twelve rows."""
+    turns = itertools.cycle(widths)
+    return [box(left, 50 + 40 * row, left + next(turns), 80 + 40 * row) for row in range(12) for left in lefts]
+
+
 PAGES = {
     "two columns": (TWO_COLUMNS, "of one column is wanted"),
     "two columns below a headline": ([box(50, 0, 880, 40), *TWO_COLUMNS], "of one column is wanted"),
@@ -145,6 +168,16 @@ PAGES = {
     "receipt": ([box(left, 50 + 40 * row, right, 80 + 40 * row)
                  for row in range(8) for left, right in ((50, 420), (760, 880))], None),
     "page number and letters": ([box(50, 50, 60, 70), box(50, 90, 400, 120), box(200, 200, 212, 230)], None),
+    **{f"{number} columns of prose": (columns_of_prose(number), "of one column is wanted") for number in range(2, 9)},
+    **{f"{number} ragged columns": (columns_of_prose(number, ragged=0.3), "of one column is wanted")
+       for number in range(2, 9)},
+    "four columns below two headlines": ([box(50, 0, 900, 20), box(200, 22, 700, 42), *columns_of_prose(4)],
+                                         "of one column is wanted"),
+    "table of short cells": (table((50, 220, 390, 560, 730), (90, 60, 110, 75, 100, 40, 85)), None),
+    "table of numbers": (table(range(50, 900, 110), (70,)), None),
+    "table that begins with names": (table((50, 420, 560, 700), (340, 80, 80, 80)), None),
+    "receipt of long names": ([box(left, 50 + 40 * row, right, 80 + 40 * row) for row in range(12)
+                               for left, right in ((50, 300 + 61 * (row * 7 % 5)), (600, 700))], None),
     "one I": ([box(50, 50, 60, 90)], None),
     "lines broken in two": ([*TWO_COLUMNS[:6], *(box(50, 400 + 40 * row, 880, 430 + 40 * row) for row in range(8))], None),
 }  # fmt: skip
@@ -235,6 +268,23 @@ def test_detector_that_fails_costs_its_page_only(reader_folder, monkeypatch, tmp
     wide, other = read_page_files([tmp_path], model=reader_folder)
     assert wide.error.startswith(str(tmp_path / "1.png")) and "out of memory" in wide.error
     assert len(other.page.lines) == 4
+
+
+@pytest.mark.parametrize("kind", ["text", "alto"])
+def test_page_that_can_not_be_written_costs_itself_only(reader_folder, without_detector, tmp_path, kind):
+    out = tmp_path / "out"
+    names = [f"{'a' * 250}.png", "b.png", "c.png"]
+    for name in names:
+        drawn_page(TEXTS[:1]).save(tmp_path / name)
+    target = page_file(out, tmp_path / "b.png", kind)
+    target.mkdir(parents=True)
+    too_long, taken, good = read_page_files(
+        [tmp_path / name for name in names], model=reader_folder, out=out, kind=kind
+    )
+    for result in (too_long, taken):
+        assert result.error.startswith(f"{result.file}: wanted to write its page into {out}") and result.written is None
+    assert good.error is None and good.written.is_file()
+    assert set(out.iterdir()) == {target, good.written}
 
 
 def test_pdf_and_further_pages_of_a_tiff_are_named(reader_folder, without_detector, tmp_path, caplog):
