@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("float32", "bfloat16", "int8"),
         default="float32",
-        help="of the computation; bfloat16 and int8 (CPU) are quicker where the processor has them and read nearly the same",
+        help="of the computation, default float32; int8 is for CPUs: quicker, and reads nearly the same",
     )
     read.add_argument("--abstain-below", type=float, help="give no text where the score in [0, 1] is below this")
     read.set_defaults(command=_read, list_name="images")

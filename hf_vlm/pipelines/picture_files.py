@@ -59,8 +59,8 @@ class LineReader:
         model: folder or Hub name; None means the one that comes with the package.
         num_beams: beams in the search; None means what was saved with the model.
         abstain_below: give no text where the score is below this, in [0, 1].
-        precision: of the computation. `bfloat16` is quicker on processors that have it; `int8` runs on the CPU and rounds
-            the weights of all linear layers. `scripts/compare_ocr.py` measures what each gains and loses.
+        precision: of the computation. `bfloat16` suits large models on processors that have it; `int8` runs on the CPU and
+            rounds the weights of all linear layers. `scripts/compare_ocr.py` measures what each gains and loses.
 
     Raises:
         OSError: if there is no such model, or its folder lacks a file.
