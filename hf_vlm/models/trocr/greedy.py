@@ -51,6 +51,7 @@ _KNOWN_INPUTS = {
     "pixel_values",
     "pixel_mask",
     "interpolate_pos_encoding",
+    "labels",  # Seq2SeqTrainer hands them over when it evaluates; no reading depends on them
 }
 
 

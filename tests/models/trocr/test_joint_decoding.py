@@ -146,6 +146,14 @@ def test_other_searches_ask_the_decoder_alone(taught, pictures, settings):
     assert torch.equal(reader.generate(**pictures, **settings), plain.generate(**pictures, **settings))
 
 
+def test_evaluation_in_training_reads_as_later(taught, pictures, monkeypatch):
+    """`Seq2SeqTrainer` gives `generate` the labels too, which must not send it another way."""
+    reader = disturbed(taught, 3)
+    wanted = reader.generate(**pictures)
+    monkeypatch.setattr(GenerationMixin, "_sample", None)
+    assert torch.equal(reader.generate(**pictures, labels=line_batch(widths=WIDTHS)["labels"]), wanted)
+
+
 def test_best_path_drops_repeats_then_blanks():
     path = torch.tensor([[5, 5, 0, 5, 7, 7, 0, 9], [0, 0, 3, 3, 3, 4, 6, 6]])
     log_probs = torch.nn.functional.one_hot(path, 10).float()
