@@ -21,14 +21,12 @@ metadata file beside all pictures serves a split by its column `split`, or by fi
 whatever the case of either.
 """
 
-import csv
 import glob
 import io
-import json
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -37,14 +35,13 @@ import datasets
 import pyarrow.parquet
 from PIL import Image
 
+from hf_vlm.data.line_tables import IAM, MJSYNTH, plain_name, read_table
 from hf_vlm.data.lmdb_lines import LmdbPictures, is_lmdb
 from hf_vlm.data.page_lines import PageLine, is_page_folder, read_pages
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
-_IAM = "lines.txt"
-_MJSYNTH = "annotation"
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 
 
@@ -161,18 +158,18 @@ def read_lines(
     if files[0].name in _SAVED_BY_DATASETS:
         return _read_columns(_load_saved(files[0].parent, split), files, wanted, on_bad_row)
     of_all_splits = None
-    if path.is_dir() and (_name(files[0]) == _IAM or _is_beside_all(files[0], path)):
+    if path.is_dir() and (plain_name(files[0]) == IAM or _is_beside_all(files[0], path)):
         of_all_splits = split
-    members = _iam_split(path, of_all_splits) if of_all_splits and _name(files[0]) == _IAM else set()
+    members = _iam_split(path, of_all_splits) if of_all_splits and plain_name(files[0]) == IAM else set()
     pictures, texts, sources = [], [], []
     has_split = False
-    for source, row in _read_table(files[0]):
+    for source, row in read_table(files[0]):
         try:
             if isinstance(row, ValueError):
                 raise row
             if not row.get("file_name") or not isinstance(row["file_name"], str):
                 raise ValueError(f"{source}: wanted a `file_name` and a `text`, got {dict(row)}. Name the columns so.")
-            if _name(files[0]) == _IAM:
+            if plain_name(files[0]) == IAM:
                 if of_all_splits and not members & {row["line"], row["form"]}:
                     continue
             elif of_all_splits and _split_of(row) != of_all_splits.lower():
@@ -214,7 +211,7 @@ def find_splits(path: str | Path) -> list[str | None]:
             files = _layout(path, split)
             if not files and not is_lmdb(path / split) and not is_page_folder(path / split):
                 continue
-            if files and _name(files[0]) == _IAM:
+            if files and plain_name(files[0]) == IAM:
                 _iam_split(path, split)
             elif files and files[0].name in _SAVED_BY_DATASETS:
                 _load_saved(files[0].parent, split)
@@ -253,22 +250,17 @@ def _read_pages(pages: Path, where: Mapping[str, Any] | None, on_bad_row: Callab
     return TextLines(lines, [_clean(line.text, line.source) for line in lines], [line.source for line in lines])
 
 
-def _name(file: Path) -> str:
-    """A file's name, its suffix in small letters."""
-    return file.stem + file.suffix.lower()
-
-
 def _files(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder whose `_name` fits a pattern, in order."""
     if not folder.is_dir():
         return []
-    files = (folder / name for name in sorted(os.listdir(folder)) if fnmatchcase(_name(Path(name)), pattern))
+    files = (folder / name for name in sorted(os.listdir(folder)) if fnmatchcase(plain_name(Path(name)), pattern))
     return [file for file in files if file.is_file()]
 
 
 def _is_beside_all(file: Path, folder: Path) -> bool:
     """Whether a file is the metadata of all splits of a folder."""
-    return file.parent == folder and _name(file) in _METADATA
+    return file.parent == folder and plain_name(file) in _METADATA
 
 
 def _split_of(row: Mapping[str, Any]) -> str:
@@ -279,7 +271,7 @@ def _split_of(row: Mapping[str, Any]) -> str:
 
 def _splits_of(table: Path) -> dict[str, str]:
     """Where each row of such a file stands -> its split, rows that can't be read left out."""
-    return {source: _split_of(row) for source, row in _read_table(table) if not isinstance(row, ValueError)}
+    return {source: _split_of(row) for source, row in read_table(table) if not isinstance(row, ValueError)}
 
 
 def _layout(folder: Path, split: str | None) -> list[Path]:
@@ -288,15 +280,15 @@ def _layout(folder: Path, split: str | None) -> list[Path]:
     if saved:
         return saved[:1]
     if split is None:
-        tables = [*_files(folder, "gt_*.txt"), *_files(folder, f"{_MJSYNTH}_*.txt")]
+        tables = [*_files(folder, "gt_*.txt"), *_files(folder, f"{MJSYNTH}_*.txt")]
         places = [folder]
         parquet = "*.parquet"
     else:
         named = glob.escape(split)
-        tables = [file for name in ("gt", _MJSYNTH) for file in _files(folder, f"{name}_{named}.txt")]
+        tables = [file for name in ("gt", MJSYNTH) for file in _files(folder, f"{name}_{named}.txt")]
         places = [folder / split, folder]
         parquet = f"{named}*.parquet"
-    tables += [file for place in (folder, folder / "ascii") for file in _files(place, _IAM)]
+    tables += [file for place in (folder, folder / "ascii") for file in _files(place, IAM)]
     tables += [file for place in places for name in _METADATA for file in _files(place, name)]
     if split is None and not tables and len(csv_files := _files(folder, "*.csv")) == 1:
         tables = csv_files
@@ -321,116 +313,6 @@ def _no_layout(folder: Path, split: str | None) -> ValueError:
     return ValueError(
         f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`."
     )
-
-
-def _read_table(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
-    """(where it stands, the row or what is wrong with it) for each row of a JSON-lines, CSV or tab-separated file."""
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        advice = "Save it as CSV UTF-8 in the spreadsheet." if file.suffix.lower() == ".csv" else "Convert it."
-        raise ValueError(f"{file} must be UTF-8 text, got byte {error.start} that is not. {advice}") from error
-    if file.suffix.lower() == ".csv":
-        yield from _read_csv(file, content)
-        return
-    for number, line in enumerate(content.split("\n"), start=1):
-        source = f"{file}, line {number}"
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
-        if _name(file) == _IAM:
-            if not line.startswith("#"):
-                yield source, _iam_row(source, line)
-        elif file.suffix.lower() == ".jsonl":
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield source, ValueError(f"{source}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it.")
-                continue
-            if isinstance(row, dict):
-                yield source, row
-            else:
-                told = f"{source}: wanted a JSON object, got a {type(row).__name__}. Write one object a line."
-                yield source, ValueError(told)
-        else:
-            name, tab, text = line.partition("\t")  # the first tab only: texts may hold more
-            if tab:
-                yield source, {"file_name": name, "text": text}
-            elif file.stem.split("_")[0] == _MJSYNTH:
-                yield source, _mjsynth_row(source, line)
-            else:
-                told = f"{source}: wanted `file<TAB>text`, got {line[:60]!r}. Put a tab between the two."
-                yield source, ValueError(told)
-
-
-def _read_csv(file: Path, content: str) -> Iterator[tuple[str, Mapping[str, Any] | ValueError]]:
-    """The rows of a CSV file as programs and spreadsheets write it.
-
-    Columns may stand in any order, parted by commas, semicolons (Excel in most of Europe) or tabs; columns without a name
-    and rows without a value are passed over. A value after the last named column is most likely the rest of a text that
-    holds an unquoted comma, so its row is bad.
-
-    Raises:
-        ValueError: if two columns have one name.
-    """
-    head = content.partition("\n")[0]
-    separator = next((mark for mark in ",;\t" if "file_name" in map(str.strip, _fields(head, mark))), ",")
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    names: list[str] | None = None
-    while True:
-        first_line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            source = f"{file}, line {first_line}"
-            yield (
-                source,
-                ValueError(
-                    f"{source}: wanted a row whose texts are quoted, with quotes in them doubled, got one that is not "
-                    f"({error}). Correct the quotes."
-                ),
-            )
-            continue
-        if names is None:
-            names = [name.strip() for name in fields]
-            while names and not names[-1]:
-                names.pop()
-            if twice := sorted({name for name in names if name and names.count(name) > 1}):
-                raise ValueError(f"{file} must name each column once, got `{twice[0]}` twice. Rename or remove one.")
-        elif any(field.strip() for field in fields):
-            source = f"{file}, line {reader.line_num}"
-            if names and any(field.strip() for field in fields[len(names) :]):
-                told = f"{source}: wanted at most {len(names)} values, got {len(fields)}. Quote texts with {separator!r} in them."
-                yield source, ValueError(told)
-            else:
-                yield source, {name: field for name, field in zip(names, fields, strict=False) if name}
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    return next(csv.reader([line], delimiter=separator), [])
-
-
-def _iam_row(source: str, line: str) -> dict[str, str] | ValueError:
-    """`a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to` as a row; the last of nine fields may hold spaces."""
-    fields = line.split(" ", 8)
-    parts = fields[0].split("-")
-    if len(fields) < 9 or len(parts) != 3:
-        return ValueError(f"{source}: wanted nine fields as in IAM's lines.txt, got {line[:60]!r}. Correct the row.")
-    form = "-".join(parts[:2])
-    file_name = f"{parts[0]}/{form}/{fields[0]}.png"
-    return {"file_name": file_name, "text": fields[8].replace("|", " "), "line": fields[0], "form": form}
-
-
-def _mjsynth_row(source: str, line: str) -> dict[str, str] | ValueError:
-    """`./2425/1/115_Lube_45484.jpg 45484` as a row: between two numbers the word, as it was drawn."""
-    fields = line.split()
-    parts = Path(fields[0]).stem.split("_")
-    if len(fields) != 2 or len(parts) != 3 or fields[1] != parts[2]:
-        told = f"wanted `folder/number_word_number.jpg number` as MJSynth has it, got {line[:60]!r}. Correct the row."
-        return ValueError(f"{source}: {told}")
-    return {"file_name": fields[0], "text": parts[1]}
 
 
 def _iam_split(folder: Path, split: str) -> set[str]:
@@ -587,7 +469,7 @@ def _find_picture(table: Path, file_name: str) -> Path | None:
     """The picture beside its table, in `image/` as the authors' STR and IAM sets have it, or in IAM's own `lines/`."""
     folder = table.parent
     places: tuple[Path, ...] = (folder,)
-    if _name(table) == _IAM:
+    if plain_name(table) == IAM:
         places = (folder / "lines", folder.parent / "lines", folder, folder.parent)
     elif table.suffix.lower() in (".txt", ".tsv"):
         places = (folder / "image", folder)

@@ -385,7 +385,12 @@ def _not_yet_written(listed: list[tuple[str, str | None]], out: Path, kind: Page
                 f"Pages of different names are wanted, got {pages[target]} and {file}, which would both be written to "
                 f"{target}. Read them into different folders."
             )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"A folder to write to is wanted, got {out}, which can't be made ({error.strerror}). Name another."
+        ) from error
     written = {file for target, file in pages.items() if os.path.isfile(target)}  # false for a name that is too long
     if written:
         logger.warning(

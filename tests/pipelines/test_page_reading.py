@@ -349,3 +349,9 @@ def test_detector_asks_for_no_network(detector, monkeypatch):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     TextDetector()(Image.new("RGB", (64, 64), "white"))
+
+
+def test_out_that_can_be_no_folder_is_told(line_files, reader_folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="A folder to write to is wanted, got .*file, which can't be made"):
+        next(read_page_files(line_files, model=reader_folder, out=tmp_path / "file"))
