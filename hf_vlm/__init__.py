@@ -5,21 +5,33 @@ else there.
 """
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForImageTextToText,
+    AutoModelForMaskedImageModeling,
     AutoProcessor,
 )
 
+from hf_vlm.models.swin.configuration_swin import SwinTransformerConfig
+from hf_vlm.models.swin.image_processing_swin import SwinTransformerImageProcessor, SwinTransformerImageProcessorPil
+from hf_vlm.models.swin.modeling_swin import (
+    SwinTransformerBackbone,
+    SwinTransformerForImageClassification,
+    SwinTransformerModel,
+)
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.trocr.text_decoder import TrOCREncoderDecoderForCausalLM
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
+from hf_vlm.models.vit.image_classification import VisionTransformerForImageClassification
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor, VisionTransformerImageProcessorPil
-from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
+from hf_vlm.models.vit.masked_image_modeling import VisionTransformerForMaskedImageModeling
+from hf_vlm.models.vit.modeling_vit import VisionTransformerBackbone, VisionTransformerModel
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
@@ -31,9 +43,21 @@ __version__ = "0.1.0"
 
 AutoConfig.register("hf_vlm_vit", VisionTransformerConfig)
 AutoModel.register(VisionTransformerConfig, VisionTransformerModel)
+AutoModelForImageClassification.register(VisionTransformerConfig, VisionTransformerForImageClassification)
+AutoModelForMaskedImageModeling.register(VisionTransformerConfig, VisionTransformerForMaskedImageModeling)
+AutoBackbone.register(VisionTransformerConfig, VisionTransformerBackbone)
 AutoImageProcessor.register(
     VisionTransformerConfig,
     image_processor_classes={"torchvision": VisionTransformerImageProcessor, "pil": VisionTransformerImageProcessorPil},
+)
+
+AutoConfig.register("hf_vlm_swin", SwinTransformerConfig)
+AutoModel.register(SwinTransformerConfig, SwinTransformerModel)
+AutoModelForImageClassification.register(SwinTransformerConfig, SwinTransformerForImageClassification)
+AutoBackbone.register(SwinTransformerConfig, SwinTransformerBackbone)
+AutoImageProcessor.register(
+    SwinTransformerConfig,
+    image_processor_classes={"torchvision": SwinTransformerImageProcessor, "pil": SwinTransformerImageProcessorPil},
 )
 
 AutoConfig.register("hf_vlm_trocr_text", TrOCREncoderDecoderTextConfig)
@@ -50,13 +74,22 @@ __all__ = [
     "ImageCaptioningPipeline",
     "ImageToTextPipeline",
     "PageReader",
+    "SwinTransformerBackbone",
+    "SwinTransformerConfig",
+    "SwinTransformerForImageClassification",
+    "SwinTransformerImageProcessor",
+    "SwinTransformerImageProcessorPil",
+    "SwinTransformerModel",
     "TextRecognitionPipeline",
     "TrOCREncoderDecoderConfig",
     "TrOCREncoderDecoderForCausalLM",
     "TrOCREncoderDecoderForConditionalGeneration",
     "TrOCREncoderDecoderProcessor",
     "TrOCREncoderDecoderTextConfig",
+    "VisionTransformerBackbone",
     "VisionTransformerConfig",
+    "VisionTransformerForImageClassification",
+    "VisionTransformerForMaskedImageModeling",
     "VisionTransformerImageProcessor",
     "VisionTransformerImageProcessorPil",
     "VisionTransformerModel",

@@ -282,7 +282,7 @@ DAMAGES = {
     "weights of another vocabulary": (with_setting("text_config", "vocab_size", 50), ["must have the shapes"]),
     "unknown choice": (
         with_setting("vision_config", "position_embedding", "fourier"),
-        ["`config.json` of", "'position_embedding' expected one of ('learned', 'none')"],
+        ["`config.json` of", "'position_embedding' expected one of ('learned', 'learned_2d', 'sin"],
     ),
     "weights in a pickle": (pickled, ["pytorch_model.bin` must hold tensors only", "never executed"]),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["must hold a processor"]),

@@ -145,3 +145,31 @@ class PatchEmbedding(nn.Module):
         for layer in self.stem:
             features, mask = layer(features, mask)
         return self.projection(features).flatten(2).transpose(1, 2)
+
+
+def check_pixels(pixel_values: torch.Tensor, num_channels: int) -> None:
+    """Checks that `pixel_values` is a batch of pictures that a model can read.
+
+    That every pixel is a number is checked on CPUs only: elsewhere it would make the host wait for the device; image
+    processors check it before.
+
+    Args:
+        pixel_values: float (batch, num_channels, height, width).
+
+    Raises:
+        ValueError: if the shape is another, or a pixel is infinite or not a number.
+    """
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"`pixel_values` must be (batch, {num_channels}, height, width), got {tuple(pixel_values.shape)}. Use the "
+            "model's image processor."
+        )
+    if pixel_values.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    is_finite = pixel_values.isfinite().flatten(1).all(dim=1)
+    if not is_finite.all():
+        faulty = (~is_finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"`pixel_values` must be finite numbers, got NaN or infinity in picture {faulty[0]} of the batch of "
+            f"{len(is_finite)}. Look at that picture before it is normalised, or leave it out."
+        )

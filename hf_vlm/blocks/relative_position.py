@@ -77,12 +77,16 @@ class RelativePositionBias(nn.Module):
     Args:
         window: (rows, columns) of patches.
         with_cls: whether the table has BEiT's three rows for a CLS token.
+        resampling: how the table is stretched to another window, as in `resample_relative_table`.
     """
 
-    def __init__(self, window: tuple[int, int], num_heads: int, with_cls: bool = False) -> None:
+    def __init__(
+        self, window: tuple[int, int], num_heads: int, with_cls: bool = False, resampling: str = "bilinear"
+    ) -> None:
         super().__init__()
         self.window = window
         self.with_cls = with_cls
+        self.resampling = resampling
         self.table = nn.Parameter(torch.zeros(num_relative_offsets(window) + 3 * with_cls, num_heads))
 
     def forward(self, index: torch.Tensor, resampled_to: tuple[int, int] | None = None) -> torch.Tensor:
@@ -94,12 +98,14 @@ class RelativePositionBias(nn.Module):
 
         Returns: float (1, heads, tokens, tokens).
         """
-        table = self.table if resampled_to is None else resample_relative_table(self.table, resampled_to, self.window)
+        table = self.table
+        if resampled_to is not None:
+            table = resample_relative_table(table, resampled_to, self.window, self.resampling)
         return table[index].permute(2, 0, 1)[None]
 
     @torch.no_grad()
     def resize(self, window: tuple[int, int]) -> None:
         """Stretch the table to another window for good."""
-        resampled = resample_relative_table(self.table, window, self.window)
+        resampled = resample_relative_table(self.table, window, self.window, self.resampling)
         self.table = nn.Parameter(resampled.clone(), requires_grad=self.table.requires_grad)
         self.window = window

@@ -67,7 +67,7 @@ def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[s
             continue
         if file_name.endswith(".index.json"):
             return _read_shards(name_or_folder, path, **hub_kwargs)
-        return _read_tensors(path)
+        return read_tensors(path)
     raise FileNotFoundError(
         f"Weights wanted in `{name_or_folder}` as one of {', '.join(f'`{name}`' for name in WEIGHT_FILES)}, "
         f"got {_contents(name_or_folder)}. Copy or download the checkpoint again, weights included."
@@ -122,7 +122,7 @@ def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwar
     weights: dict[str, torch.Tensor] = {}
     for shard, path in paths.items():
         assert path is not None
-        tensors = _read_tensors(path)
+        tensors = read_tensors(path)
         absent = [name for name in names_by_shard[shard] if name not in tensors]
         if absent:
             raise ValueError(
@@ -133,8 +133,12 @@ def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwar
     return weights
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read one weights file."""
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Give back every tensor of one weights file; a dict of them under the only key `model` is taken out of it.
+
+    Raises:
+        ValueError: if the file is damaged, or pickles more than tensors.
+    """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -150,6 +154,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"`{path}` must hold tensors only, got a damaged file or one that pickles other objects, which are never "
             "executed here. Ask its author for `model.safetensors`, or write one yourself where you trust the file."
         ) from error
+    if isinstance(tensors, dict) and set(tensors) == {"model"}:  # as Swin's authors release them
+        tensors = tensors["model"]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(
             f"`{path}` must hold a dict of names and tensors, got {type(tensors).__name__} with other values. "

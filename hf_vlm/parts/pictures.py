@@ -1,6 +1,9 @@
 """Any picture that Pillow opens -> 8 bits a channel, upright, opaque: what an image processor can work on."""
 
+from typing import Any
+
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 _EXIF_ORIENTATION = 0x0112  # tag number, EXIF 2.3, table 4
@@ -28,6 +31,25 @@ def to_grayscale(image: Image.Image) -> Image.Image:
     """
     flat = _flatten(image)
     return flat if flat.mode == "L" else _convert(flat, "RGB").convert("L")  # of colours the luma, whatever their mode
+
+
+def check_finite(image: Any) -> None:
+    """Checks that every pixel of an array or tensor is a number; pictures of Pillow and whole numbers pass.
+
+    Raises:
+        ValueError: if a pixel is NaN or infinite.
+    """
+    if isinstance(image, torch.Tensor):
+        is_finite = bool(image.isfinite().all())
+    elif isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating):
+        is_finite = bool(np.isfinite(image).all())
+    else:
+        return
+    if not is_finite:
+        raise ValueError(
+            f"A picture's pixels must be finite numbers, got NaN or infinity in an array of shape {tuple(image.shape)}. "
+            "Repair the picture, or leave it out."
+        )
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from .checkpoint_files import naming_faults, read_config, read_weights
+from ..blocks.patch_embed import as_pair
+from .checkpoint_files import naming_faults, read_config, read_tensors, read_weights
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -21,9 +24,14 @@ class HubModel(PreTrainedModel):
     Attributes:
         may_be_new: names of submodules that a folder may lack; they start from random weights. Any other tensor that
             is missing is an error.
+        heads: names of the submodules beside the base model, which a folder of the base model, or of another head, lacks;
+            None for the base model itself.
+        resizable: settings that `from_pretrained` and `resize` can change, the weights resampled.
     """
 
     may_be_new: tuple[str, ...] = ("pooler",)  # folders of other tasks have none
+    heads: tuple[str, ...] | None = None
+    resizable: tuple[str, ...] = ("image_size",)
 
     @classmethod
     def foreign_config(cls, config: dict) -> PreTrainedConfig | None:
@@ -48,21 +56,46 @@ class HubModel(PreTrainedModel):
         raise AssertionError(f"{cls.__name__} recognises foreign folders but has no `foreign_weights`.")
 
     @classmethod
+    def config_of_weights(cls, weights: Mapping[str, torch.Tensor]) -> PreTrainedConfig:
+        """Our config for a file of weights that comes without one.
+
+        Args:
+            weights: the tensors under their names in the file.
+
+        Raises:
+            ValueError: if the class knows no such file.
+        """
+        raise ValueError(
+            f"`{cls.__name__}` is loaded from a folder with a `config.json`, got a file of weights. Name the folder."
+        )
+
+    @classmethod
+    def place(cls, base: Mapping[str, torch.Tensor], of_heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors that this class has, under its names.
+
+        Args:
+            base: those of the base model by their names there.
+            of_heads: those of any head by their names beside the base model.
+        """
+        prefix = f"{cls.base_model_prefix}." if cls.heads is not None else ""
+        placed = {f"{prefix}{name}": tensor for name, tensor in base.items()}
+        return placed | {name: tensor for name, tensor in of_heads.items() if name.split(".")[0] in (cls.heads or ())}
+
+    @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike | None,
         *model_args: object,
         config: PreTrainedConfig | str | os.PathLike | None = None,
-        image_size: int | tuple[int, int] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> Any:
         """Load a folder or Hub repository: ours, or one of a home implementation that this class knows.
 
         Args:
-            image_size: pixels, one number or (height, width); the model is resized to it after loading, its position
-                tables resampled. A `config` whose `image_size` differs from the stored one (as `AutoModel` makes it from
-                the same argument) asks for the same.
-            kwargs: as for `PreTrainedModel.from_pretrained`.
+            kwargs: as for `PreTrainedModel.from_pretrained`; and, where the class has them among `resizable`,
+                `image_size`, pixels, and `window_size`, patches, each one number or (height, width). The model is resized
+                to them after loading, its tables resampled. A `config` whose sizes differ from the stored ones (as
+                `AutoModel` makes it from the same arguments) asks for the same.
 
         Raises:
             OSError: if the folder, its config or a weight file is missing.
@@ -71,42 +104,22 @@ class HubModel(PreTrainedModel):
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
+        sizes = {name: kwargs.pop(name) for name in cls.resizable if name in kwargs}
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        stored = read_config(pretrained_model_name_or_path, **hub_arguments)
-        stored_type = stored.get("model_type")
         with_info = kwargs.pop("output_loading_info", False)
+        is_file = Path(pretrained_model_name_or_path).is_file()
+        stored = {} if is_file else read_config(pretrained_model_name_or_path, **hub_arguments)
 
-        if stored_type != cls.config_class.model_type:
-            if isinstance(config, cls.config_class):
-                raise ValueError(
-                    f"A `{stored_type}` folder brings its own config, which is translated, got another as `config`. Leave it "
-                    "out, and give the fields to change by name."
-                )
-            config = cls.foreign_config(stored)
-            if config is None:
-                raise ValueError(
-                    f"`{cls.__name__}` reads folders of model type `{cls.config_class.model_type}` and of its home "
-                    f"implementations, got `{stored_type}` in {pretrained_model_name_or_path}. Load that folder with "
-                    "`AutoModel.from_pretrained`, or use it as a part with `from_pretrained_parts`."
-                )
-            config.name_or_path = str(pretrained_model_name_or_path)
-            weights = cls.foreign_weights(config, read_weights(pretrained_model_name_or_path, **hub_arguments))
-            loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-            own_fields = {field.name for field in dataclasses.fields(config)}
-            own_fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)}  # `dtype` is for loading
-            for field in own_fields & set(loading):
-                setattr(config, field, loading.pop(field))
-            model, info = super().from_pretrained(
-                None, *model_args, config=config, state_dict=weights, output_loading_info=True, **loading
+        if stored.get("model_type") != cls.config_class.model_type:
+            model, info = cls._from_elsewhere(
+                pretrained_model_name_or_path, stored, is_file, model_args, config, hub_arguments, kwargs
             )
-            if model.can_generate():
-                _take_generation_settings(model, pretrained_model_name_or_path, hub_arguments)
         else:
-            if config is None or not hasattr(config, "image_size"):
-                pass
-            elif isinstance(config, PreTrainedConfig) and _size(config.image_size) != _size(stored.get("image_size")):
-                image_size = image_size if image_size is not None else config.image_size
-                config.image_size = stored["image_size"]
+            if isinstance(config, PreTrainedConfig):
+                for name in cls.resizable:
+                    if name in stored and as_pair(getattr(config, name)) != as_pair(stored[name]):
+                        sizes.setdefault(name, getattr(config, name))
+                        setattr(config, name, stored[name])
             with naming_faults(pretrained_model_name_or_path, **hub_arguments):
                 model, info = super().from_pretrained(
                     pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
@@ -114,12 +127,58 @@ class HubModel(PreTrainedModel):
 
         if not with_info:
             model._refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
-        if image_size is not None:
-            model.resize(image_size=image_size)
+        sizes = {name: size for name, size in sizes.items() if size is not None}
+        if sizes:
+            model.resize(**sizes)
         return (model, info) if with_info else model
 
+    @classmethod
+    def _from_elsewhere(
+        cls,
+        name_or_path: str | os.PathLike,
+        stored: dict[str, Any],
+        is_file: bool,
+        model_args: tuple[object, ...],
+        config: object,
+        hub_arguments: dict[str, Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """A folder or file of another layout: the model, and transformers' account of its loading."""
+        if isinstance(config, cls.config_class):
+            raise ValueError(
+                f"A `{stored.get('model_type')}` folder brings its own config, which is translated, got another as `config`. "
+                "Leave it out, and give the fields to change by name."
+            )
+        if is_file:
+            tensors = read_tensors(Path(name_or_path))
+            own_config: PreTrainedConfig | None = cls.config_of_weights(tensors)
+        else:
+            own_config = cls.foreign_config(stored)
+            if own_config is None:
+                raise ValueError(
+                    f"`{cls.__name__}` reads folders of model type `{cls.config_class.model_type}` and of its home "
+                    f"implementations, got `{stored.get('model_type')}` in {name_or_path}. Load that folder with "
+                    "`AutoModel.from_pretrained`, or use it as a part with `from_pretrained_parts`."
+                )
+            tensors = read_weights(name_or_path, **hub_arguments)
+        own_config.name_or_path = str(name_or_path)
+        weights = cls.foreign_weights(own_config, tensors)
+        loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
+        own_fields = {field.name for field in dataclasses.fields(own_config)}
+        own_fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)}  # `dtype` is for loading
+        own_fields |= {"out_features", "out_indices"} & set(dir(own_config))  # of a backbone: properties
+        for field in own_fields & set(loading):
+            setattr(own_config, field, loading.pop(field))
+        model, info = super().from_pretrained(
+            None, *model_args, config=own_config, state_dict=weights, output_loading_info=True, **loading
+        )
+        if model.can_generate():
+            _take_generation_settings(model, name_or_path, hub_arguments)
+        return model, info
+
     def _refuse_random_weights(self, missing: set[str], name_or_path: str | os.PathLike) -> None:
-        needed = sorted(name for name in missing if not any(part in self.may_be_new for part in name.split(".")))
+        may_be_new = (*self.may_be_new, *(self.heads or ()))
+        needed = sorted(name for name in missing if not any(part in may_be_new for part in name.split(".")))
         if needed:
             raise ValueError(
                 f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
@@ -144,10 +203,3 @@ def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.Pat
             settings.pop("max_length") - 1
         )  # the start token counts in the one, not in the other
     model.generation_config.update(**settings)
-
-
-def _size(image_size: int | list[int] | tuple[int, int] | None) -> tuple[int, int] | None:
-    """(height, width) of either way to write a picture size."""
-    if image_size is None:
-        return None
-    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])

@@ -72,29 +72,35 @@ def configured_image_size(config: PreTrainedConfig) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def describe_vision_model(config: PreTrainedConfig, image_size: tuple[int, int] | None = None) -> VisionDescription:
+def describe_vision_model(
+    config: PreTrainedConfig, image_size: tuple[int, int] | None = None, layer: int = -1
+) -> VisionDescription:
     """Ask a vision model for its layout, without its weights.
 
     Args:
         config: of a vision model that `AutoModel` knows.
         image_size: (height, width) in pixels; by default the one in the config.
+        layer: which of its outputs, as in `vision_features`.
 
     Raises:
         ValueError: if the model gives no tokens (a pooled vector only), or none that form a grid.
     """
     size = image_size or configured_image_size(config)
-    return _described(config.to_json_string(use_diff=False), type(config), size)  # type: ignore[arg-type]
+    return _described(config.to_json_string(use_diff=False), type(config), size, layer)  # type: ignore[arg-type]
 
 
 def show_every_patch(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, told to hide no patch: ViT-MAE leaves most of them out, as its pre-training wants."""
-    if getattr(config, "mask_ratio", 0):
+    model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    if getattr(config, "mask_ratio", 0) and "noise" in inspect.signature(getattr(model_class, "forward", len)).parameters:
         config.mask_ratio = 0.0
     return config
 
 
 @lru_cache(maxsize=256)
-def _described(config_json: str, config_class: type[PreTrainedConfig], size: tuple[int, int]) -> VisionDescription:
+def _described(
+    config_json: str, config_class: type[PreTrainedConfig], size: tuple[int, int], layer: int
+) -> VisionDescription:
     config = show_every_patch(config_class.from_dict(json.loads(config_json)))
     with torch.device("meta"):
         model = AutoModel.from_config(config).eval()
@@ -111,6 +117,9 @@ def _described(config_json: str, config_class: type[PreTrainedConfig], size: tup
                 f"`{config.model_type}`, which failed on a picture of {size[0]}x{size[1]} pixels ({error}). Use another "
                 "vision model or picture size."
             ) from error
+    if layer != -1:
+        features = _feature_map(model, outputs, layer)
+        return VisionDescription(features.shape[1], (features.shape[2], features.shape[3]), 0, size)
     tokens = _tokens(model, outputs)
     grid = _grid(model, config, outputs, tokens.shape[1], size)
     num_prefix = tokens.shape[1] - grid[0] * grid[1]
@@ -164,6 +173,23 @@ def _tokens(model: nn.Module, outputs: Any) -> torch.Tensor:
     return hidden.flatten(2).transpose(1, 2)
 
 
+def _feature_map(model: nn.Module, outputs: Any, layer: int) -> torch.Tensor:
+    """An earlier output of a convolutional model, float (batch, channels, rows, columns)."""
+    hidden_states = getattr(outputs, "hidden_states", None) or ()
+    if not -len(hidden_states) <= layer < len(hidden_states):
+        raise ValueError(
+            f"A layer of `{type(model).__name__}` must be one of its {len(hidden_states)} hidden states, got {layer}. "
+            "Count from -1, the last, backwards."
+        )
+    features = hidden_states[layer]
+    if features.dim() != 4:
+        raise ValueError(
+            f"An earlier layer is read of models with feature maps, got `{type(model).__name__}`, whose hidden states are "
+            f"{tuple(features.shape)}. Use layer -1."
+        )
+    return features
+
+
 def _grid(
     model: nn.Module, config: PreTrainedConfig, outputs: Any, num_tokens: int, size: tuple[int, int]
 ) -> tuple[int, int]:
@@ -199,6 +225,7 @@ def vision_features(
     pixel_mask: torch.Tensor | None = None,
     *,
     interpolate_pos_encoding: bool = False,
+    layer: int = -1,
     **kwargs: object,
 ) -> VisionFeatures:
     """Picture tokens of any vision model, prefix tokens included (TrOCR's decoder reads them all).
@@ -210,7 +237,11 @@ def vision_features(
             tokens are marked, so that a decoder leaves them out.
         interpolate_pos_encoding: resample position embeddings to pictures of another size than the configured one, which
             most models refuse otherwise.
+        layer: -1 for the model's last output; of a convolutional model also -2 for the feature map before it, and so on.
     """
+    if layer != -1:
+        outputs = model(pixel_values, output_hidden_states=True, **kwargs)
+        return VisionFeatures(_feature_map(model, outputs, layer).flatten(2).transpose(1, 2), None)
     takes_mask = "pixel_mask" in _accepted_arguments(model)
     if takes_mask:
         kwargs["pixel_mask"] = pixel_mask

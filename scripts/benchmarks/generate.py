@@ -99,8 +99,8 @@ def ratio(results: dict[str, dict[str, Any]], name: str, peer: str) -> tuple[flo
 
 
 def report(title: str, results: dict[str, dict[str, Any]], items: int, unit: str) -> dict[str, Any]:
-    """Print a case and give what goes into the JSON file; names of the peer's settings begin with `transformers`."""
-    peers = [name for name in results if name.startswith("transformers")]
+    """Print a case and give what goes into the JSON file; names of our own settings begin with `hf-vlm`."""
+    peers = [name for name in results if not name.startswith("hf-vlm")]
     print(f"\n{title}")
     print(f"  {'setting':24}{unit:>12}{'first call, s':>15}" + "".join(f"{'/ ' + peer:>30}" for peer in peers))
     rows = {}

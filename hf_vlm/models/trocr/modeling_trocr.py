@@ -60,6 +60,7 @@ class TrOCREncoderDecoderPreTrainedModel(HubModel):
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
+    resizable = ("image_size", "window_size")
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -229,20 +230,34 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         """Replace the decoder's output projection."""
         self.decoder.set_output_embeddings(new_embeddings)
 
-    def resize(self, image_size: int | tuple[int, int]) -> None:
-        """Make `image_size` pixels, one number or (height, width), the encoder's own size, positions resampled.
+    def resize(
+        self,
+        image_size: int | tuple[int, int] | None = None,
+        window_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Change the encoder's own sizes for good, its position tables resampled.
+
+        Args:
+            image_size: pixels, one number or (height, width).
+            window_size: of a Swin encoder: patches, one number or (rows, columns).
 
         Raises:
-            ValueError: if the vision encoder has no `resize`; pass `interpolate_pos_encoding=True` at run time instead.
+            ValueError: if the vision encoder can't change such a size; for pictures, pass `interpolate_pos_encoding=True`
+                at run time instead.
         """
+        wanted = {"image_size": image_size, "window_size": window_size}
+        sizes = {name: size for name, size in wanted.items() if size is not None}
         vision_model = self.encoder.vision_model
-        if not hasattr(vision_model, "resize"):
-            raise ValueError(
-                f"The vision encoder must be able to change its size, got `{type(vision_model).__name__}`. Pass "
-                "`interpolate_pos_encoding=True` to `forward` or `generate`, or use `VisionTransformerModel`."
-            )
-        vision_model.resize(image_size=image_size)
-        self.config.vision_config = vision_model.config
+        for name in sizes:
+            if name not in getattr(vision_model, "resizable", ()):
+                raise ValueError(
+                    f"The vision encoder must be able to change its `{name}`, got `{type(vision_model).__name__}`. Use our "
+                    "`VisionTransformerModel` or `SwinTransformerModel`, or for other pictures pass "
+                    "`interpolate_pos_encoding=True` to `forward` or `generate`."
+                )
+        if sizes:
+            vision_model.resize(**sizes)
+            self.config.vision_config = vision_model.config
 
     # Training and generation
 

@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...parts.pictures import to_grayscale, to_rgb
+from ...parts.pictures import check_finite, to_grayscale, to_rgb
 
 _LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode `L`
 
@@ -61,6 +61,7 @@ class _VisionTransformerImages:
         **kwargs: Any,
     ) -> Any:
         """One picture as the backend's array, (channels, height, width), in the right number of channels."""
+        check_finite(image)
         if isinstance(image, Image.Image) and (do_convert_rgb or do_convert_grayscale):
             image = to_grayscale(image) if do_convert_grayscale else to_rgb(image)
             do_convert_rgb = False

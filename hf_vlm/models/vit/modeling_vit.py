@@ -2,85 +2,39 @@
 
 pixel_values float (batch, channels, height, width)
   -> patches                 (batch, rows * columns, hidden_size)       blocks/patch_embed.py
-  -> CLS (, distillation) in front, positions added                     (batch, tokens, hidden_size)
+  -> CLS (, distillation, registers) in front, positions added          (batch, tokens, hidden_size)   embeddings.py
   -> num_hidden_layers x (attention + MLP)                              blocks/transformer.py, relative_position.py
   -> last_hidden_state       (batch, tokens, hidden_size), pooler_output (batch, hidden_size) or None
 
-Differs from the home implementations in three ways: a convolutional stem (Xiao 2021) if wanted; grids that need not be
-square; pictures of different size in one batch by `pixel_mask`, each of which gives what it gives alone.
+Differs from the home implementations in four ways: patches of a convolutional stem (Xiao 2021) or of a CNN's feature map if
+wanted; grids that need not be square; pictures of different size in one batch by `pixel_mask`, each of which gives what it
+gives alone; hidden patches left out by `visible_patches` (MAE), where transformers has a model of its own for that.
 
 Source: Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929; Touvron et al. 2021 (DeiT), https://arxiv.org/abs/2012.12877;
 Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254
 """
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...blocks.attention import SelfAttention
-from ...blocks.patch_embed import PatchEmbedding, as_pair
-from ...blocks.position_embedding import crop_positions, resample_positions
+from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.relative_position import RelativePositionBias, relative_position_index
 from ...blocks.transformer import PreNormLayer
 from ...parts.pretrained_model import HubModel
+from ...parts.vision_features import load_vision_model
 from .configuration_vit import VisionTransformerConfig
+from .embeddings import VisionTransformerEmbeddings
 from .weights_vit import config_from_home, weights_from_home
-
-
-class VisionTransformerEmbeddings(nn.Module):
-    """Patches, prefix tokens and positions: what the first layer gets."""
-
-    def __init__(self, config: VisionTransformerConfig) -> None:
-        super().__init__()
-        assert config.patch_stride is not None and config.stem_strides is not None  # the config fills them in
-        self.image_size = as_pair(config.image_size)
-        self.num_prefix_tokens = config.num_prefix_tokens
-        width = config.hidden_size
-        self.patch_embedding = PatchEmbedding(
-            config.num_channels,
-            width,
-            as_pair(config.patch_size),
-            as_pair(config.patch_stride),
-            config.stem_channels,
-            [as_pair(stride) for stride in config.stem_strides],
-        )
-        rows, columns = self.patch_embedding.grid_size(*self.image_size)
-        num_positions = self.num_prefix_tokens + rows * columns
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_cls_token else None
-        self.distillation_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_distillation_token else None
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_mask_token else None
-        learned = config.position_embedding == "learned"
-        self.position_embedding = nn.Parameter(torch.zeros(1, num_positions, width)) if learned else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_mask: torch.Tensor | None,
-        bool_masked_pos: torch.Tensor | None,
-        interpolate_pos_encoding: bool,
-    ) -> torch.Tensor:
-        """Embed pictures, as `VisionTransformerModel.forward` takes them: float (batch, tokens, hidden_size)."""
-        batch = pixel_values.shape[0]
-        hidden_states = self.patch_embedding(pixel_values, pixel_mask)  # (batch, rows * columns, hidden_size)
-        if bool_masked_pos is not None and self.mask_token is not None:
-            hidden_states = torch.where(bool_masked_pos.bool()[..., None], self.mask_token, hidden_states)
-        prefix = [
-            token.expand(batch, -1, -1) for token in (self.cls_token, self.distillation_token) if token is not None
-        ]
-        if prefix:
-            hidden_states = torch.cat((*prefix, hidden_states), dim=1)  # (batch, tokens, hidden_size)
-        if self.position_embedding is not None:
-            grid = self.patch_embedding.grid_size(*pixel_values.shape[-2:])
-            stored_grid = self.patch_embedding.grid_size(*self.image_size)
-            fit = resample_positions if interpolate_pos_encoding else crop_positions
-            hidden_states = hidden_states + fit(self.position_embedding, grid, stored_grid, self.num_prefix_tokens)
-        return self.dropout(hidden_states)
 
 
 class VisionTransformerPooler(nn.Module):
@@ -136,7 +90,25 @@ class VisionTransformerPreTrainedModel(HubModel):
     @classmethod
     def foreign_weights(cls, config: PreTrainedConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of such a folder under our names."""
-        return weights_from_home(config, weights)
+        return cls.place(*weights_from_home(config, weights))
+
+    @classmethod
+    def from_pretrained_parts(cls, backbone: str | PreTrainedModel, **settings: Any) -> Any:
+        """A new vision transformer on the feature map of a pretrained model, usually a CNN.
+
+        Args:
+            backbone: Hub name, folder, or a loaded model.
+            settings: fields of `VisionTransformerConfig`, such as `hidden_size`, `freeze_backbone=True` or
+                `backbone_layer=-2`. `patch_size` is 1 unless given.
+
+        Raises:
+            ValueError: if a weight of the backbone is not in its checkpoint, or the settings don't fit each other.
+        """
+        pretrained, _ = load_vision_model(backbone)
+        config = cls.config_class(**{"patch_size": 1, **settings, "backbone_config": pretrained.config})
+        model = cls(config)
+        model.base_model.embeddings.backbone.load_state_dict(pretrained.state_dict())
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -145,13 +117,41 @@ class VisionTransformerPreTrainedModel(HubModel):
             for token in (module.cls_token, module.distillation_token, module.mask_token):
                 if token is not None:
                     init.zeros_(token)
-            if module.position_embedding is not None:
-                init.trunc_normal_(module.position_embedding, std=self.config.initializer_range)
+            std = self.config.initializer_range
+            if module.register_tokens is not None:  # equal ones would stay equal
+                init.trunc_normal_(module.register_tokens, std=std)
+            if self.config.position_embedding == "learned":
+                init.trunc_normal_(module.position_embedding, std=std)
+            elif self.config.position_embedding == "sincos":
+                init.copy_(module.position_embedding, module.fixed_positions())
+            elif self.config.position_embedding == "learned_2d":
+                for table in (module.prefix_positions, module.row_positions, module.column_positions):
+                    if table is not None:
+                        init.trunc_normal_(table, std=std)
         elif isinstance(module, RelativePositionBias):
             init.zeros_(module.table)
         elif isinstance(module, PreNormLayer) and module.attention_scale is not None:
             init.constant_(module.attention_scale, self.config.layer_scale_init_value)
             init.constant_(module.mlp_scale, self.config.layer_scale_init_value)
+
+    def resize(self, image_size: int | tuple[int, int] | None = None) -> None:
+        """Stretch the position tables to another picture size for good; the config follows.
+
+        Args:
+            image_size: pixels, one number or (height, width).
+
+        Raises:
+            ValueError: if a picture of that size holds no patch, or no whole number of them.
+        """
+        if image_size is None:
+            return
+        size, model = as_pair(image_size), self.base_model
+        model.check_size(size, "`image_size`")
+        grid = model.grid_size(*size)
+        model.embeddings.resize(size)
+        for bias in model.relative_position_biases:
+            bias.resize(grid)
+        self.config.image_size = image_size if isinstance(image_size, int) else size
 
 
 class VisionTransformerModel(VisionTransformerPreTrainedModel):
@@ -201,7 +201,7 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches that a picture of `height` x `width` pixels gives."""
-        return self.embeddings.patch_embedding.grid_size(height, width)
+        return self.embeddings.grid_size(height, width)
 
     def patch_mask(self, pixel_mask: torch.Tensor) -> torch.Tensor:
         """Which tokens of `last_hidden_state` are real: the prefix tokens, and patches that show some of the picture.
@@ -222,6 +222,7 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        visible_patches: torch.Tensor | None = None,
         **kwargs: object,
     ) -> BaseModelOutputWithPooling:
         """Encode pictures.
@@ -232,6 +233,8 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
                 picture may then have any size up to `image_size`: its positions are the top-left part of the table's.
             bool_masked_pos: bool (batch, rows * columns), True for patches to be replaced by the mask token.
             interpolate_pos_encoding: whether to stretch the positions to a picture size other than `image_size`.
+            visible_patches: int64 (batch, number of them), which patches are looked at; the others are left out, and
+                `last_hidden_state` has these only, in that order (MAE).
 
         Returns: `last_hidden_state`, float (batch, num_prefix_tokens + rows * columns, hidden_size), undefined where
             `patch_mask` is False; `pooler_output`, float (batch, hidden_size), or None.
@@ -239,9 +242,12 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         Raises:
             ValueError: if the pictures' channels or size don't suit the model.
         """
-        self._check_pictures(pixel_values, pixel_mask, bool_masked_pos, interpolate_pos_encoding)
+        self._check_pictures(pixel_values, pixel_mask, interpolate_pos_encoding)
+        self._check_hidden_patches(pixel_values, bool_masked_pos, visible_patches, pixel_mask)
         pixel_values = pixel_values.to(self.embeddings.patch_embedding.projection.weight.dtype)
-        hidden_states = self.embeddings(pixel_values, pixel_mask, bool_masked_pos, interpolate_pos_encoding)
+        hidden_states = self.embeddings(
+            pixel_values, pixel_mask, bool_masked_pos, visible_patches, interpolate_pos_encoding
+        )
         token_mask = self.patch_mask(pixel_mask) if pixel_mask is not None else None
         attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
 
@@ -252,32 +258,6 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         hidden_states = self.final_norm(hidden_states)
         pooled = self.pooler(hidden_states, token_mask) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
-
-    def resize(self, image_size: int | tuple[int, int] | None = None) -> None:
-        """Stretch the position tables to another picture size for good; the config follows.
-
-        Args:
-            image_size: pixels, one number or (height, width).
-
-        Raises:
-            ValueError: if a picture of that size holds no patch.
-        """
-        if image_size is None:
-            return
-        size = as_pair(image_size)
-        patch_size = as_pair(self.config.patch_size)
-        if size[0] < patch_size[0] or size[1] < patch_size[1]:
-            raise ValueError(f"`image_size` must be at least one patch, {patch_size}, got {size}. Give a larger size.")
-        stored_grid, grid = self.grid_size(*self.embeddings.image_size), self.grid_size(*size)
-        table = self.embeddings.position_embedding
-        if table is not None:
-            resampled = resample_positions(table.detach(), grid, stored_grid, self.num_prefix_tokens)
-            self.embeddings.position_embedding = nn.Parameter(resampled.clone(), requires_grad=table.requires_grad)
-        for bias in self.relative_position_biases:
-            assert isinstance(bias, RelativePositionBias)
-            bias.resize(grid)
-        self.embeddings.image_size = size
-        self.config.image_size = image_size if isinstance(image_size, int) else size
 
     def _position_biases(self, height: int, width: int, interpolate_pos_encoding: bool) -> list[torch.Tensor | None]:
         """Each layer's float (1, heads, tokens, tokens) to add to its scores, or None."""
@@ -290,21 +270,42 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         biases = [table(index, grid if interpolate_pos_encoding else None) for table in tables]
         return biases * len(self.layers) if len(tables) == 1 else biases
 
+    def check_size(self, size: tuple[int, int], name: str) -> None:
+        """Checks that a picture of `size`, (height, width) in pixels, holds a patch, and nothing but whole ones.
+
+        Raises:
+            ValueError: if not; `name` says what was wrong.
+        """
+        if min(size) < 1:
+            raise ValueError(f"{name} must be at least 1 x 1 pixels, got {size[0]} x {size[1]}. Give a larger size.")
+        patch_embedding = self.embeddings.patch_embedding
+        unit, whole = "pixels", size
+        if self.embeddings.backbone is not None:
+            unit, whole = "places of the backbone's map", self.embeddings.map_size(*size)
+        patch_size, patch_stride = patch_embedding.patch_size, patch_embedding.patch_stride
+        if whole[0] < patch_size[0] or whole[1] < patch_size[1]:
+            raise ValueError(
+                f"{name} must hold a patch of {patch_size[0]} x {patch_size[1]} {unit}, at least one, got {whole[0]} x "
+                f"{whole[1]}. Give a larger size."
+            )
+        left_over = [
+            (pixels - patch) % stride for pixels, patch, stride in zip(whole, patch_size, patch_stride, strict=True)
+        ]
+        if any(left_over):
+            raise ValueError(
+                f"{name} must be a whole number of patches of {patch_size[0]} x {patch_size[1]} {unit}"
+                f"{'' if patch_stride == patch_size else f', every {patch_stride[0]} x {patch_stride[1]}'}, got {whole[0]} "
+                f"x {whole[1]}: the last {left_over[0]} rows and {left_over[1]} columns would not be seen. Resize or pad "
+                f"to {whole[0] - left_over[0]} x {whole[1] - left_over[1]}, or the next larger size."
+            )
+
     def _check_pictures(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_mask: torch.Tensor | None,
-        bool_masked_pos: torch.Tensor | None,
-        interpolate_pos_encoding: bool,
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None, interpolate_pos_encoding: bool
     ) -> None:
         """Refuse pictures that the model can't take, with what to do."""
-        patch_embedding, image_size = self.embeddings.patch_embedding, self.embeddings.image_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != patch_embedding.num_channels:
-            raise ValueError(
-                f"`pixel_values` must be (batch, {patch_embedding.num_channels}, height, width), got "
-                f"{tuple(pixel_values.shape)}. Use the model's image processor."
-            )
-        size = tuple(pixel_values.shape[-2:])
+        image_size = self.embeddings.image_size
+        check_pixels(pixel_values, self.config.num_channels)
+        size = (pixel_values.shape[-2], pixel_values.shape[-1])
         if pixel_mask is not None:
             if tuple(pixel_mask.shape) != (pixel_values.shape[0], *size):
                 raise ValueError(
@@ -316,6 +317,11 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
                     "`pixel_mask` crops the positions and `interpolate_pos_encoding` stretches them, got both. "
                     "Leave one out."
                 )
+            if self.embeddings.backbone is not None:
+                raise ValueError(
+                    "`pixel_mask` is for patches of pixels, got a model with a backbone, which sees the padding. Resize "
+                    "all pictures to one size."
+                )
         fits = size[0] <= image_size[0] and size[1] <= image_size[1] if pixel_mask is not None else size == image_size
         if not fits and not interpolate_pos_encoding:
             wanted = "at most" if pixel_mask is not None else "of"
@@ -324,11 +330,70 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
                 "Resize them with the image processor, pass `interpolate_pos_encoding=True` without a mask, or call "
                 "`model.resize(image_size=...)`."
             )
-        if size[0] < patch_embedding.patch_size[0] or size[1] < patch_embedding.patch_size[1]:
+        if size != image_size:
+            self.check_size(size, "Pictures")
+
+    def _check_hidden_patches(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None,
+        visible_patches: torch.Tensor | None,
+        pixel_mask: torch.Tensor | None,
+    ) -> None:
+        if bool_masked_pos is not None:
+            if self.embeddings.mask_token is None:
+                raise ValueError(
+                    "`bool_masked_pos` needs a mask token, got a model without. Build it with `use_mask_token=True`."
+                )
+            rows, columns = self.grid_size(*pixel_values.shape[-2:])
+            if tuple(bool_masked_pos.shape) != (pixel_values.shape[0], rows * columns):
+                raise ValueError(
+                    f"`bool_masked_pos` must be (batch, rows * columns), {(pixel_values.shape[0], rows * columns)} for "
+                    f"{rows} x {columns} patches, got {tuple(bool_masked_pos.shape)}. Make the mask for that grid."
+                )
+        if visible_patches is not None and (pixel_mask is not None or len(self.relative_position_biases)):
             raise ValueError(
-                f"Pictures must hold a patch of {patch_embedding.patch_size} pixels, got {size}. Enlarge or pad them."
+                "`visible_patches` can't be combined with a `pixel_mask` or relative position biases, got both. Leave "
+                "one out, or hide patches by `bool_masked_pos`."
             )
-        if bool_masked_pos is not None and self.embeddings.mask_token is None:
-            raise ValueError(
-                "`bool_masked_pos` needs a mask token, got a model without. Build it with `use_mask_token=True`."
-            )
+
+
+class VisionTransformerBackbone(BackboneMixin, VisionTransformerPreTrainedModel):
+    """Feature maps of the layers that `config.out_features` names, for detection and segmentation heads."""
+
+    heads = ()
+
+    def __init__(self, config: VisionTransformerConfig) -> None:
+        super().__init__(config)
+        self.vision_model = VisionTransformerModel(config)
+        self.num_features = [config.hidden_size] * len(config.stage_names)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs: object
+    ) -> BackboneOutput:
+        """Pictures as maps.
+
+        Args:
+            pixel_values, interpolate_pos_encoding: as for `VisionTransformerModel`.
+
+        Returns: `feature_maps`, one float (batch, hidden_size, rows, columns) for each of `out_features`, after the
+            model's final norm.
+
+        Raises:
+            ValueError: as for `VisionTransformerModel`.
+        """
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        grid = self.vision_model.grid_size(*pixel_values.shape[-2:])
+        feature_maps = tuple(
+            self.vision_model.final_norm(hidden_states)[:, self.vision_model.num_prefix_tokens :]
+            .transpose(1, 2)
+            .unflatten(2, grid)
+            for name, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
+            if name in self.out_features
+        )
+        return BackboneOutput(
+            feature_maps=feature_maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,4 +1,5 @@
-"""ViT, DeiT and BEiT folders of the home implementation (google/vit-*, facebook/deit-*, microsoft/beit-*) -> ours.
+"""Folders of the home implementation -> ours: ViT, DeiT, BEiT and ViT-MAE (google/vit-*, facebook/deit-*, microsoft/beit-*,
+facebook/vit-mae-*).
 
 The tables say it all: each setting, and each tensor's name in the file.
 """
@@ -10,7 +11,7 @@ from transformers import AutoConfig
 
 from .configuration_vit import VisionTransformerConfig
 
-MODEL_TYPES = ("vit", "deit", "beit")
+MODEL_TYPES = ("vit", "deit", "beit", "vit_mae")
 
 # Settings that mean the same, theirs -> ours.
 SETTINGS = {
@@ -29,6 +30,14 @@ SETTINGS = {
     "qkv_bias": "qkv_bias",  # ViT and DeiT
     "layer_scale_init_value": "layer_scale_init_value",  # BEiT
     "drop_path_rate": "drop_path_rate",  # BEiT
+    "norm_pix_loss": "normalize_target_pixels",  # ViT-MAE
+    "mask_ratio": "mask_ratio",
+    "decoder_hidden_size": "decoder_hidden_size",
+    "decoder_num_hidden_layers": "decoder_num_hidden_layers",
+    "decoder_num_attention_heads": "decoder_num_attention_heads",
+    "id2label": "id2label",
+    "label2id": "label2id",
+    "problem_type": "problem_type",
 }
 
 # Names in the file, after the base model's prefix is taken off, -> ours. `#` stands for a layer's number.
@@ -69,14 +78,24 @@ NAMES = {
     "pooler.layernorm.bias": "pooler.norm.bias",
 }
 
+# Of heads beside the base model. A decoder's layers are laid out as the encoder's.
+HEAD_NAMES = {
+    "classifier.": "classifier.output_layer.",
+    "cls_classifier.": "classifier.output_layer.",  # DeiT with a teacher
+    "distillation_classifier.": "distillation_classifier.output_layer.",
+    "lm_head.": "code_head.output_layer.",  # BEiT's visual words
+    "layernorm.": "code_head.norm.",  # beside the base model
+    "decoder.decoder_embed.": "pixel_decoder.embedding.",  # ViT-MAE
+    "decoder.mask_token": "pixel_decoder.mask_token",
+    "decoder.decoder_pos_embed": "pixel_decoder.positions",
+    "decoder.decoder_norm.": "pixel_decoder.norm.",
+    "decoder.decoder_pred.": "pixel_decoder.output_layer.",
+}
+DECODER_LAYER = "decoder.decoder_encoder.layer."
+
 # What is left out, by the start of the name in the file, and why.
 LEFT_OUT = {
-    "classifier.": "classification head",
-    "cls_classifier.": "classification head",
-    "distillation_classifier.": "classification head",
-    "decoder.": "head of masked image modelling (pixels)",
-    "lm_head.": "head of masked image modelling (visual words)",
-    "layernorm.": "norm of the masked image modelling head, beside the base model",
+    "decoder.": "head of masked image modelling by mask tokens (SimMIM)",
     "decode_head.": "segmentation head",
     "auxiliary_head.": "segmentation head",
     "fpn": "segmentation head",
@@ -86,7 +105,7 @@ COMPUTED = "relative_position_index"
 
 
 def config_from_home(config: dict) -> VisionTransformerConfig | None:
-    """Our settings for a ViT, DeiT or BEiT `config.json`; None for other model types.
+    """Our settings for a `config.json` of one of `MODEL_TYPES`; None for other model types.
 
     Raises:
         ValueError: if the folder uses a setting that our model has not.
@@ -108,6 +127,14 @@ def config_from_home(config: dict) -> VisionTransformerConfig | None:
             settings["relative_position_bias"] = "per_layer"
         elif home.use_shared_relative_position_bias:
             settings["relative_position_bias"] = "shared"
+        settings |= {"masked_image_target": "codes", "num_codes": home.vocab_size}
+    elif model_type == "vit_mae":
+        if home.decoder_intermediate_size != 4 * home.decoder_hidden_size:
+            raise ValueError(
+                f"A decoder's MLP must be 4 times as wide as its tokens, got {home.decoder_intermediate_size} for "
+                f"{home.decoder_hidden_size}. Load the folder with transformers' own class."
+            )
+        settings |= {"position_embedding": "sincos", "pooling": "none"}
     else:
         if home.pooler_act != "tanh" or home.pooler_output_size != home.hidden_size:
             raise ValueError(
@@ -118,44 +145,55 @@ def config_from_home(config: dict) -> VisionTransformerConfig | None:
     return VisionTransformerConfig(**settings)
 
 
-def weights_from_home(config: VisionTransformerConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a ViT, DeiT or BEiT file under our names.
+def weights_from_home(
+    config: VisionTransformerConfig, weights: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The tensors of a file of one of `MODEL_TYPES` under our names: those of the base model, and those of heads.
 
-    Whether there is a pooler and a mask token only the file tells (models with a head mostly have none of the former):
-    `config` is set accordingly, so that no weight is left to chance.
+    Whether there is a pooler, a mask token and a head for the distillation token only the file tells (models with a head
+    mostly have no pooler): `config` is set accordingly, so that no weight is left to chance.
 
     Args:
-        config: from `config_from_home`; its `pooling` and `use_mask_token` may change.
+        config: from `config_from_home`; its `pooling`, `use_mask_token` and `use_distillation_head` may change.
         weights: by their names in the file.
 
     Raises:
-        ValueError: if a tensor is neither in the table nor left out for a reason.
+        ValueError: if a tensor is neither in the tables nor left out for a reason.
     """
     prefix = next((f"{name}." for name in MODEL_TYPES if any(key.startswith(f"{name}.") for key in weights)), "")
-    ours: dict[str, torch.Tensor] = {}
+    base: dict[str, torch.Tensor] = {}
+    of_heads: dict[str, torch.Tensor] = {}
     unknown = []
     for name, tensor in weights.items():
         if name.endswith(COMPUTED):
             continue
-        if name.startswith(prefix):
-            layer = re.search(r"\.layer\.(\d+)\.", name)
-            pattern = re.sub(r"\.layer\.\d+\.", ".layer.#.", name.removeprefix(prefix))
-            if pattern in NAMES:
-                ours[NAMES[pattern].replace("#", layer[1] if layer else "#")] = tensor
-                continue
-        if not name.startswith(tuple(LEFT_OUT)):
+        if name.startswith(prefix) and (ours := _named(name.removeprefix(prefix))):
+            base[ours] = tensor
+        elif name.startswith(DECODER_LAYER) and (ours := _named(name.removeprefix("decoder.decoder_"))):
+            of_heads[f"pixel_decoder.{ours}"] = tensor
+        elif head := next((head for head in HEAD_NAMES if name.startswith(head)), None):
+            of_heads[HEAD_NAMES[head] + name.removeprefix(head)] = tensor
+        elif not name.startswith(tuple(LEFT_OUT)):
             unknown.append(name)
     if unknown:
         raise ValueError(
-            f"Every tensor of a ViT, DeiT or BEiT file must have its place, got {len(unknown)} without: "
+            f"Every tensor of a ViT, DeiT, BEiT or ViT-MAE file must have its place, got {len(unknown)} without: "
             f"{', '.join(f'`{name}`' for name in unknown[:5])}. Load the folder with transformers' own class."
         )
 
-    _place_shared_table(config, ours)
-    if config.pooling in ("cls", "mean") and not any(name.startswith("pooler.") for name in ours):
+    _place_shared_table(config, base)
+    if config.pooling in ("cls", "mean") and not any(name.startswith("pooler.") for name in base):
         config.pooling = "none"
-    config.use_mask_token = "embeddings.mask_token" in ours
-    return ours
+    config.use_mask_token = "embeddings.mask_token" in base
+    config.use_distillation_head = any(name.startswith("distillation_classifier.") for name in of_heads)
+    return base, of_heads
+
+
+def _named(name: str) -> str | None:
+    """Our name for a tensor of the base model, None if it has none."""
+    layer = re.search(r"\.layer\.(\d+)\.", name)
+    ours = NAMES.get(re.sub(r"\.layer\.\d+\.", ".layer.#.", name))
+    return ours.replace("#", layer[1]) if ours and layer else ours
 
 
 def _place_shared_table(config: VisionTransformerConfig, weights: dict[str, torch.Tensor]) -> None:

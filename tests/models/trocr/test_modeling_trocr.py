@@ -11,7 +11,17 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from tests.model_contract import Batch, GenerationContract, ModelContract
-from tests.models.trocr.tiny_models import CANVAS, END, PAD, START, VOCAB_SIZE, line_batch, tiny_config, tiny_reader
+from tests.models.trocr.tiny_models import (
+    CANVAS,
+    END,
+    PAD,
+    START,
+    VOCAB_SIZE,
+    line_batch,
+    randomise,
+    tiny_config,
+    tiny_reader,
+)
 
 HUB_ENCODER = {
     "model_type": "vit",
@@ -141,6 +151,50 @@ class TestHubEncoderReader(FixedSizeReaderContract):
 
     def test_gradient_checkpointing_changes_no_gradient(self):
         pytest.skip("likewise; our own encoder's layers are the other classes' matter")
+
+
+class TestSwinReader(FixedSizeReaderContract):
+    """Shifted windows on a map that is no multiple of them."""
+
+    vision = {
+        "model_type": "hf_vlm_swin",
+        "embed_dim": 8,
+        "num_channels": 1,
+        "image_size": CANVAS,
+        "patch_size": (2, 2),
+        "window_size": (4, 5),
+        "drop_path_rate": 0.0,
+    }
+
+    def test_resized_encoder_is_saved_and_reloaded_as_such(self, tmp_path):
+        model = self.model()
+        randomise(model)
+        model.save_pretrained(tmp_path / "first")
+        model.resize(image_size=(20, 40), window_size=(3, 7))
+        model.save_pretrained(tmp_path / "second")
+        pixel_values = torch.randn(1, 1, 20, 40)
+        expected = model.generate(pixel_values, max_new_tokens=6)
+        for reloaded in (
+            AutoModel.from_pretrained(tmp_path / "second"),
+            AutoModel.from_pretrained(tmp_path / "first", image_size=(20, 40), window_size=(3, 7)),
+            TrOCREncoderDecoderForConditionalGeneration.from_pretrained(
+                tmp_path / "first", image_size=(20, 40), window_size=(3, 7)
+            ),
+        ):
+            assert torch.equal(reloaded.generate(pixel_values, max_new_tokens=6), expected)
+            vision_config = reloaded.config.vision_config
+            assert tuple(vision_config.window_size) == (3, 7) and tuple(vision_config.image_size) == (20, 40)
+
+
+class TestRegisterReader(ReaderContract):
+    """Prefix tokens of every kind, fixed positions."""
+
+    vision = {
+        "use_cls_token": True,
+        "use_distillation_token": True,
+        "num_register_tokens": 2,
+        "position_embedding": "sincos",
+    }
 
 
 class TestBertReader(ReaderContract):
@@ -448,7 +502,7 @@ def test_loading_at_another_picture_size_resamples_and_is_saved(auto_class, tmp_
 
 
 def test_resizing_an_encoder_that_can_not_is_refused():
-    with pytest.raises(ValueError, match="able to change its size, got `ViTModel`"):
+    with pytest.raises(ValueError, match="able to change its `image_size`, got `ViTModel`"):
         tiny_reader(HUB_ENCODER).resize(image_size=32)
 
 

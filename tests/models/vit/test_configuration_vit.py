@@ -34,7 +34,7 @@ def test_config_survives_its_file(tmp_path) -> None:
         ({"stem_channels": (8, 8), "patch_size": 6}, "for a stem stride of 4"),
         ({"use_cls_token": False, "pooling": "cls"}, "needs a CLS token"),
         ({"use_cls_token": False, "use_distillation_token": True}, "needs a CLS token"),
-        ({"use_distillation_token": True, "relative_position_bias": "shared"}, "got a distillation token"),
+        ({"use_distillation_token": True, "relative_position_bias": "shared"}, "got `use_distillation_token=True`"),
         ({"pooling": "max"}, "pooling"),
     ],
 )

@@ -1,8 +1,12 @@
 import pytest
+import timm
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoBackbone, AutoModel, ResNetConfig, ResNetModel, TimmWrapperConfig, TimmWrapperModel
 
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
-from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
+from hf_vlm.models.vit.image_classification import VisionTransformerForImageClassification
+from hf_vlm.models.vit.modeling_vit import VisionTransformerBackbone, VisionTransformerModel
 
 STEM = {"stem_channels": (4, 8), "stem_strides": ((2, 2), (2, 1)), "patch_size": (16, 8)}
 SETTINGS = {
@@ -13,6 +17,10 @@ SETTINGS = {
     "distillation": {"use_distillation_token": True, "pooling": "cls"},
     "relative": {"position_embedding": "none", "relative_position_bias": "per_layer", "pooling": "mean"},
     "shared_no_cls": {"relative_position_bias": "shared", "use_cls_token": False},
+    "registers": {"num_register_tokens": 3, "pooling": "cls"},
+    "learned_2d": {"position_embedding": "learned_2d", "use_distillation_token": True},
+    "sincos_no_cls": {"position_embedding": "sincos", "use_cls_token": False},
+    "pixels": {"patch_size": 1, "image_size": (16, 64), "hidden_size": 8},
 }
 
 
@@ -219,5 +227,182 @@ def test_unsuitable_pictures_are_refused(arguments: dict, message: str) -> None:
 
 
 def test_resize_below_a_patch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least one patch, \(8, 8\), got \(4, 64\)"):
+    with pytest.raises(ValueError, match="a patch of 8 x 8 pixels, at least one, got 4 x 64"):
         tiny_model().resize(image_size=(4, 64))
+
+
+@torch.no_grad()
+def test_registers_come_between_cls_and_patches_and_have_no_position() -> None:
+    model = tiny_model(num_register_tokens=3, use_distillation_token=True)
+    embeddings = model.embeddings
+    assert embeddings.position_embedding.shape[1] == 2 + 16 and model.num_prefix_tokens == 5
+    tokens = embeddings(torch.randn(2, 1, 16, 64))
+    assert torch.equal(tokens[1, 0], embeddings.cls_token[0, 0] + embeddings.position_embedding[0, 0])
+    assert torch.equal(tokens[1, 1], embeddings.distillation_token[0, 0] + embeddings.position_embedding[0, 1])
+    assert torch.equal(tokens[1, 2:5], embeddings.register_tokens[0])
+
+
+@torch.no_grad()
+def test_learned_2d_positions_are_the_columns_beside_the_rows() -> None:
+    model = tiny_model(position_embedding="learned_2d")
+    table = model.embeddings.positions()
+    assert table.shape == (1, 1 + 2 * 8, 16)
+    patch = table[0, 1 + 1 * 8 + 5]  # row 1, column 5
+    assert torch.equal(patch[:8], model.embeddings.column_positions[0, 5])
+    assert torch.equal(patch[8:], model.embeddings.row_positions[0, 1])
+
+
+@pytest.mark.parametrize("resampling", ["linear_1d", "bilinear", "bicubic", "bicubic_antialias"])
+@pytest.mark.parametrize("positions", ["learned", "learned_2d", "sincos"])
+@torch.no_grad()
+def test_resized_positions_are_those_of_interpolation_saved_as_such(positions: str, resampling: str, tmp_path) -> None:
+    if positions == "learned_2d" and resampling == "linear_1d":
+        with pytest.raises(StrictDataclassError, match="are resampled along rows and columns"):
+            VisionTransformerConfig(position_embedding=positions, position_resampling=resampling)
+        return
+    model = tiny_model(position_embedding=positions, position_resampling=resampling)
+    pixel_values = torch.randn(1, 1, 32, 40)
+    expected = model(pixel_values, interpolate_pos_encoding=True).last_hidden_state
+    model.resize(image_size=(32, 40))
+    torch.testing.assert_close(model(pixel_values).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(reloaded(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+    # 2-D tables are learnt, fixed ones are not.
+    learnt = {name for name, _ in reloaded.named_parameters() if "position" in name}
+    assert (
+        learnt
+        == {
+            "learned": {"embeddings.position_embedding"},
+            "learned_2d": {f"embeddings.{name}_positions" for name in ("prefix", "row", "column")},
+            "sincos": set(),
+        }[positions]
+    )
+
+
+@torch.no_grad()
+def test_visible_patches_alone_are_looked_at() -> None:
+    model = tiny_model(use_distillation_token=True)
+    pixel_values = torch.randn(2, 1, 16, 64)
+    visible = torch.tensor([[3, 1, 12], [0, 15, 7]])
+    chosen = model(pixel_values, visible_patches=visible).last_hidden_state
+    assert chosen.shape == (2, 2 + 3, 16)
+    # Told by a mask instead: attention to all but those, whose positions stay.
+    tokens = model.embeddings(pixel_values)
+    kept = torch.cat((tokens[:, :2], tokens[:, 2:][torch.arange(2)[:, None], visible]), dim=1)
+    for layer in model.layers:
+        kept = layer(kept)
+    torch.testing.assert_close(chosen, model.final_norm(kept))
+    with pytest.raises(ValueError, match="can't be combined with a `pixel_mask`"):
+        model(pixel_values, pixel_mask=torch.ones(2, 16, 64), visible_patches=visible)
+
+
+@torch.no_grad()
+def test_maps_are_the_patches_of_the_chosen_layers() -> None:
+    settings = {"hidden_size": 16, "num_hidden_layers": 3, "num_register_tokens": 2, "image_size": (16, 64)}
+    model = VisionTransformerBackbone(VisionTransformerConfig(**settings, out_features=["stem", "stage2"])).eval()
+    assert model.channels == [16, 16]
+    pixel_values = torch.randn(2, 3, 16, 64)
+    maps = model(pixel_values).feature_maps
+    hidden_states = model.vision_model(pixel_values, output_hidden_states=True).hidden_states
+    assert [tuple(features.shape) for features in maps] == [(2, 16, 2, 8)] * 2
+    expected = model.vision_model.final_norm(hidden_states[2])[1, 3 + 8 + 5]  # row 1, column 5
+    torch.testing.assert_close(maps[1][1, :, 1, 5], expected)
+    assert type(AutoBackbone.from_config(model.config)) is VisionTransformerBackbone
+
+
+def resnet(**settings: object) -> ResNetModel:
+    return ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], **settings)).eval()
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_patches_of_a_cnn_are_its_feature_map(is_frozen: bool, tmp_path) -> None:
+    cnn = resnet()
+    cnn.save_pretrained(tmp_path / "cnn")
+    model = VisionTransformerModel.from_pretrained_parts(
+        backbone=str(tmp_path / "cnn"), image_size=64, hidden_size=16, freeze_backbone=is_frozen
+    )
+    pixel_values = torch.randn(2, 3, 64, 64)
+    features = cnn(pixel_values).last_hidden_state  # (2, 8, 8, 8)
+    model.train()
+    assert model.embeddings.backbone.training == (not is_frozen)
+    model.eval()
+    weight, bias = model.embeddings.patch_embedding.projection.weight, model.embeddings.patch_embedding.projection.bias
+    patches = torch.einsum("bchw,oc->bhwo", features, weight[:, :, 0, 0]).flatten(1, 2) + bias
+    expected = patches + model.embeddings.position_embedding[:, 1:]
+    torch.testing.assert_close(model.embeddings(pixel_values)[:, 1:], expected)
+
+    outputs = model(pixel_values)
+    assert outputs.last_hidden_state.shape == (2, 1 + 64, 16) and model.grid_size(64, 64) == (8, 8)
+    outputs.last_hidden_state.sum().backward()
+    learnt = {parameter.grad is not None for parameter in model.embeddings.backbone.parameters()}
+    assert learnt == {not is_frozen}
+
+    model.save_pretrained(tmp_path / "vit")
+    reloaded = AutoModel.from_pretrained(tmp_path / "vit")
+    assert torch.equal(reloaded(pixel_values).last_hidden_state, outputs.last_hidden_state)
+    assert all(parameter.requires_grad != is_frozen for parameter in reloaded.embeddings.backbone.parameters())
+    reloaded.resize(image_size=(32, 64))
+    assert reloaded.grid_size(32, 64) == (4, 8)
+    assert reloaded(torch.randn(1, 3, 32, 64)).last_hidden_state.shape == (1, 33, 16)
+    with pytest.raises(ValueError, match="`image_size` must be at least 1 x 1 pixels, got 0 x 0"):
+        reloaded.resize(image_size=0)
+
+
+@torch.no_grad()
+def test_an_earlier_map_of_a_timm_cnn_can_be_cut_into_patches() -> None:
+    cnn = TimmWrapperModel(TimmWrapperConfig(architecture="test_resnet", num_classes=0))
+    settings = {"image_size": 64, "hidden_size": 16, "patch_size": 2}
+    last = VisionTransformerModel.from_pretrained_parts(backbone=cnn, **{**settings, "patch_size": 1}).eval()
+    earlier = VisionTransformerModel.from_pretrained_parts(backbone=cnn, backbone_layer=-2, **settings).eval()
+    pixel_values = torch.randn(1, 3, 64, 64)
+    hidden_states = cnn.eval()(pixel_values, output_hidden_states=True).hidden_states
+    rows, columns = hidden_states[-2].shape[-2:]
+    assert earlier.grid_size(64, 64) == (rows // 2, columns // 2)
+    assert earlier(pixel_values).last_hidden_state.shape[1] == 1 + rows // 2 * (columns // 2)
+    torch.testing.assert_close(earlier.embeddings._feature_map(pixel_values), hidden_states[-2])
+    assert last.grid_size(64, 64) == tuple(hidden_states[-1].shape[-2:])
+    with pytest.raises(ValueError, match=r"hidden states, got -99. Count from -1"):
+        VisionTransformerModel.from_pretrained_parts(backbone=cnn, backbone_layer=-99, **settings)
+
+
+def test_published_sizes_have_the_parameters_of_timms() -> None:
+    peers = {"vit-ti": "tiny_patch16", "vit-s": "small_patch16", "vit-b": "base_patch16", "vit-l": "large_patch16"}
+    for name, peer in {**peers, "vit-h": "huge_patch14"}.items():
+        with torch.device("meta"):
+            model = VisionTransformerForImageClassification(VisionTransformerConfig.preset(name, num_labels=1000))
+            theirs = timm.create_model(f"vit_{peer}_224", num_classes=1000)
+        assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in theirs.parameters()), name
+    with pytest.raises(ValueError, match="one of vit-ti, vit-s, vit-b, vit-l, vit-h, got `vit-g`"):
+        VisionTransformerConfig.preset("vit-g")
+
+
+@pytest.mark.parametrize("name", ["plain", "relative", "registers", "learned_2d", "overlapping"])
+@torch.no_grad()
+def test_compiled_whole_gives_the_same(name: str) -> None:
+    model = tiny_model(**SETTINGS[name])
+    pixel_values = torch.randn(2, 1, 16, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "message"),
+    [
+        ({}, (17, 64), "of 8 x 8 pixels, got 17 x 64: the last 1 rows and 0 columns .* to 16 x 64"),
+        ({"patch_stride": 4}, (16, 66), "every 4 x 4, got 16 x 66: the last 0 rows and 2 columns"),
+    ],
+)
+def test_pixels_beyond_whole_patches_are_refused(settings: dict, size: tuple[int, int], message: str) -> None:
+    model = tiny_model(**settings)
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(1, 1, *size), interpolate_pos_encoding=True)
+    with pytest.raises(ValueError, match=f"`image_size` must be a whole number of .*{message}"):
+        model.resize(image_size=size)
+
+
+def test_pixel_that_is_no_number_is_refused() -> None:
+    pixel_values = torch.zeros(3, 1, 16, 64)
+    pixel_values[2, 0, 5, 5] = float("inf")
+    with pytest.raises(ValueError, match="NaN or infinity in picture 2 of the batch of 3"):
+        tiny_model()(pixel_values)

@@ -1,0 +1,206 @@
+"""Attention within windows of a patch map, shifted by half a window in every second layer.
+
+hidden_states float (batch, rows * columns, hidden_size)
+  -> gathered into windows, (windows, window patches, hidden_size)
+  -> queries, keys, values of each window, scores + relative position bias (+ mask where a shift joined two borders)
+  -> gathered back to their places, (batch, rows * columns, hidden_size)
+
+A shift rolls the map, so that the windows of the last row and of the last column hold patches from opposite borders, which
+must not see each other. There are hence four kinds of windows and four masks, whatever the size of the map: the windows are
+ordered by kind, and each kind attends with one small bias, broadcast over batch and windows, where the reference builds one
+mask for each window of each picture.
+
+Source: Liu et al. 2021, section 3.2, https://arxiv.org/abs/2103.14030
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ...blocks.attention import attention_kernel
+from ...blocks.relative_position import RelativePositionBias, relative_position_index
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """Where the patches of a batch of maps go, and how they come back.
+
+    Attributes:
+        order: int64 (batch * padded patches,), the place in the padded maps of each patch of the windows.
+        restored: int64 (batch * patches,), the place in the windows of each patch of the maps.
+        natural: int64 (windows,), the place of each window when counted picture by picture and row by row.
+        num_windows: how many windows there are of each kind: plain, last column, last row, corner.
+    """
+
+    order: torch.Tensor
+    restored: torch.Tensor
+    natural: torch.Tensor
+    num_windows: tuple[int, int, int, int]
+
+
+def window_layout(
+    batch: int, grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: torch.device
+) -> WindowLayout:
+    """The layout for `batch` maps of `grid` = (rows, columns) patches; all windows are plain where nothing is shifted.
+
+    Args:
+        window: (rows, columns) of a window. A map that is no multiple of it is padded at the bottom and on the right.
+        shift: patches, (up, left).
+    """
+    if torch.compiler.is_compiling():
+        return _window_layout(batch, grid, window, shift, device)
+    with torch.inference_mode(False):  # what is kept for later must serve training too
+        return _kept_window_layout(batch, grid, window, shift, device)
+
+
+def _window_layout(
+    batch: int, grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: torch.device
+) -> WindowLayout:
+    (rows, columns), (window_rows, window_columns) = padded_size(grid, window), window
+    down, across = rows // window_rows, columns // window_columns  # windows along each axis
+    patches = torch.arange(rows * columns, device=device).view(rows, columns).roll((-shift[0], -shift[1]), (0, 1))
+    windows = patches.view(down, window_rows, across, window_columns).transpose(1, 2).flatten(2).flatten(0, 1)
+    is_last_row = (torch.arange(down, device=device) == down - 1) if shift[0] else torch.zeros(down, device=device)
+    is_last_column = (
+        (torch.arange(across, device=device) == across - 1) if shift[1] else torch.zeros(across, device=device)
+    )
+    kind = (2 * is_last_row.int()[:, None] + is_last_column.int()[None, :]).flatten()  # (down * across,)
+    by_kind = torch.argsort(kind, stable=True)
+    last_rows, last_columns = int(shift[0] > 0), int(shift[1] > 0)
+    of_a_picture = (
+        (down - last_rows) * (across - last_columns),
+        (down - last_rows) * last_columns,
+        last_rows * (across - last_columns),
+        last_rows * last_columns,
+    )
+    pictures = torch.arange(batch, device=device)[:, None]
+    order, natural = [], []
+    for of_kind in by_kind.split(of_a_picture):
+        places = windows[of_kind].flatten()[None, :] + pictures * (rows * columns)  # (batch, patches of that kind)
+        order.append(places.flatten())
+        natural.append((of_kind[None, :] + pictures * (down * across)).flatten())
+    in_order = torch.cat(order)
+    restored = torch.empty_like(in_order).scatter_(0, in_order, torch.arange(len(in_order), device=device))
+    restored = restored.view(batch, rows, columns)[:, : grid[0], : grid[1]].flatten()
+    return WindowLayout(in_order, restored, torch.cat(natural), tuple(batch * count for count in of_a_picture))
+
+
+_kept_window_layout = lru_cache(maxsize=64)(_window_layout)
+
+
+def padded_size(grid: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+    """The least multiple of `window`, (rows, columns), that holds `grid`."""
+    return (-(-grid[0] // window[0]) * window[0], -(-grid[1] // window[1]) * window[1])
+
+
+def shift_masks(window: tuple[int, int], shift: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """Which patches of a window may see each other, for each kind of window: bool (4, patches, patches)."""
+    rows = torch.arange(window[0], device=device) >= window[0] - shift[0]  # rows that came from the top of the map
+    columns = torch.arange(window[1], device=device) >= window[1] - shift[1]
+    row = rows.repeat_interleave(window[1])  # (patches,)
+    column = columns.repeat(window[0])
+    same_row, same_column = row[:, None] == row[None, :], column[:, None] == column[None, :]
+    return torch.stack((torch.ones_like(same_row), same_column, same_row, same_row & same_column))
+
+
+class WindowAttention(nn.Module):
+    """Every patch attends to the patches of its window.
+
+    Args:
+        config: read for `_attn_implementation` only.
+        hidden_size: width of the patches; `num_heads` must divide it.
+        window: (rows, columns) of a window. Along an axis on which the map is smaller, the window is the map; where the
+            map is no larger than the window along some axis, nothing is shifted, as there is one window only.
+        is_shifted: whether the windows lie half a window further down and right.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        window: tuple[int, int],
+        is_shifted: bool,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_shifted = is_shifted
+        self.is_causal = False
+        self.dropout = dropout
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=bias)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+        self.relative_position_bias = RelativePositionBias(window, num_heads, resampling="bicubic")
+
+    def window_and_shift(self, grid: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(rows, columns) of the windows on a map of that size, and how far they are shifted."""
+        whole = self.relative_position_bias.window
+        window = (min(whole[0], grid[0]), min(whole[1], grid[1]))
+        is_shifted = self.is_shifted and grid[0] > whole[0] and grid[1] > whole[1]
+        return window, (window[0] // 2, window[1] // 2) if is_shifted else (0, 0)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        grid: tuple[int, int],
+        **kwargs: object,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mix the patches of each window.
+
+        Args:
+            hidden_states: float (batch, rows * columns, hidden_size).
+            attention_mask: must be None.
+            grid: (rows, columns) of the map.
+            kwargs: passed to the kernel.
+
+        Returns: float (batch, rows * columns, hidden_size) and the attention weights, float (batch * windows, heads,
+            window patches, window patches), the windows of a picture row by row as they lie after the shift; None but
+            for the eager kernel.
+        """
+        assert attention_mask is None
+        batch, _, width = hidden_states.shape
+        window, shift = self.window_and_shift(grid)
+        layout = window_layout(batch, grid, window, shift, hidden_states.device)
+        padded = padded_size(grid, window)
+        if padded != grid:
+            hidden_states = hidden_states.view(batch, *grid, width)
+            hidden_states = nn.functional.pad(
+                hidden_states, (0, 0, 0, padded[1] - grid[1], 0, padded[0] - grid[0])
+            ).flatten(1, 2)
+        patches = window[0] * window[1]
+        windows = hidden_states.flatten(0, 1).index_select(0, layout.order)  # (windows * patches, hidden_size)
+        projected = self.qkv_proj(windows).view(-1, patches, 3, self.num_heads, self.head_dim)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (windows, heads, patches, head_dim)
+
+        index = relative_position_index(window, self.relative_position_bias.window, device=hidden_states.device)
+        bias = self.relative_position_bias(index).to(query.dtype)  # (1, heads, patches, patches)
+        attend = attention_kernel(self, query)
+        arguments = {"dropout": self.dropout if self.training else 0.0, "scaling": self.scaling, **kwargs}
+        if shift == (0, 0):
+            mixed, weights = attend(self, query, key, value, bias, **arguments)
+        else:
+            biases = bias.masked_fill(~shift_masks(window, shift, bias.device)[:, None], -torch.inf)
+            groups = [
+                attend(self, *parts, biases[kind : kind + 1], **arguments)
+                for kind, parts in enumerate(
+                    zip(*(tensor.split(layout.num_windows) for tensor in (query, key, value)), strict=True)
+                )
+                if len(parts[0])
+            ]
+            mixed = torch.cat([group[0] for group in groups])
+            weights = torch.cat([group[1] for group in groups]) if groups[0][1] is not None else None
+        if weights is not None:
+            weights = torch.empty_like(weights).index_copy(0, layout.natural, weights)
+
+        mixed = self.o_proj(mixed.reshape(-1, width)).index_select(0, layout.restored)
+        return mixed.view(batch, -1, width), weights
