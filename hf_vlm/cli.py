@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--abstain-below", type=float, help="give no text where the score in [0, 1] is below this")
     read.set_defaults(command=_read, list_name="images")
 
+    explain = commands.add_parser("explain", help="draw what a vision transformer looks at in pictures")
+    explain.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures")
+    explain.add_argument(
+        "--model",
+        help="folder or Hub name: vision model, image classifier, or a model that has one; default as for read",
+    )
+    explain.add_argument("--out", default=".", metavar="FOLDER", help="where to write the sheets, default here")
+    explain.add_argument("--json", action="store_true", help="one JSON object a picture, with its attention rollout")
+    explain.set_defaults(command=_explain, list_name="images")
+
     train = commands.add_parser("train", help="train by a recipe; an interrupted run goes on where it stopped")
     train.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.learning_rate=1e-4")
@@ -95,14 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-resume", action="store_true", help="start anew even if the output folder has checkpoints")
     train.set_defaults(command=_train, list_name="overrides")
 
-    evaluate = commands.add_parser("evaluate", help="measure CER and WER on lines with known text")
-    evaluate.add_argument("model", help="folder or Hub name")
-    evaluate.add_argument("data", nargs="+", help="folder or file of lines with `image` and `text`")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure CER and WER on lines with known text, or accuracy on pictures with labels"
+    )
+    evaluate.add_argument("model", help="folder or Hub name, of a reader of lines or an image classifier")
+    evaluate.add_argument(
+        "data", nargs="+", help="folder or file of lines with `image` and `text`; folder of pictures with `label`"
+    )
     evaluate.add_argument("--split", help="split of the data, such as validation")
     evaluate.add_argument("--ignore-case", action="store_true", help="fold case before scoring")
     evaluate.add_argument("--num-beams", type=_positive, help="beams in the search; default: the model's own")
     evaluate.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
-    evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every line read")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every prediction")
     evaluate.set_defaults(command=_evaluate, list_name="data")
 
     audit = commands.add_parser(
@@ -138,16 +153,14 @@ def _positive(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from hf_vlm.training.recipe import TrOCRRecipe
+    from hf_vlm.training.tasks import load_recipe, train
 
-    recipe = TrOCRRecipe.load(options.recipe, options.overrides)
+    recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         from hf_vlm.training.dry_run import dry_run
 
         print(dry_run(recipe))
         return 0
-    from hf_vlm.training.trocr import train
-
     trainer = train(recipe, resume=not options.no_resume)
     print(f"Model saved in {trainer.args.output_dir}")
     return 0
@@ -155,15 +168,17 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from hf_vlm.training.evaluation import evaluate_folders
+    from hf_vlm.training.image_evaluation import evaluate_image_folders, is_image_classifier
 
-    for name, result in evaluate_folders(
-        options.model,
-        options.data,
-        split=options.split,
-        ignore_case=options.ignore_case,
-        batch_size=options.batch_size,
-        num_beams=options.num_beams,
-    ):
+    settings = {"split": options.split, "batch_size": options.batch_size}
+    of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
+    if not is_image_classifier(options.model):
+        results: Iterable[tuple[str, Any]] = evaluate_folders(options.model, options.data, **settings, **of_lines)
+    elif any(of_lines.values()):
+        raise ValueError("`--ignore-case` and `--num-beams` are for lines, got an image classifier. Leave them out.")
+    else:
+        results = evaluate_image_folders(options.model, options.data, **settings)
+    for name, result in results:
         if options.json:
             print(json.dumps({"data": name, **result.to_dict()}, ensure_ascii=False), flush=True)
         else:
@@ -281,6 +296,21 @@ def _check_read(options: argparse.Namespace) -> None:
             f"`--format {options.format}` wants `--page` and `--out FOLDER`, without `--below`, got another command. "
             "Correct it."
         )
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from hf_vlm.pipelines.attention_sheets import explain_files
+
+    failed = False
+    for result in explain_files(options.images, model=options.model, out=options.out):
+        if result.error is not None:
+            failed = True
+            print(f"hf-vlm: {result.error}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+        elif str(result):
+            print(result, flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from hf_vlm.cli import main
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import lines_folder, recipe_of, recipe_sections, tiny_recipe, write_splits  # noqa: F401 (fixtures)
 from tests.tiny_pages import drawn_page, find_drawn_lines
+from tests.training.tiny_pictures import tiny_picture_recipe, write_picture_splits
 
 # ruff: noqa: F811 (a fixture's name is an argument's name)
 
@@ -114,6 +115,27 @@ def test_unusual_picture_is_read(model_folder, tmp_path, capsys, make):
     assert str(file) in capsys.readouterr().out
 
 
+def test_train_evaluate_and_dry_run_of_an_image_classifier(tmp_path, capsys):
+    pictures = write_picture_splits(tmp_path / "pictures")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(tiny_picture_recipe(pictures, tmp_path / "out")), encoding="utf-8")
+    assert main(["train", str(file), "--dry-run", "training.max_steps=7"]) == 0
+    assert "7 steps of 8 pictures" in capsys.readouterr().out
+    assert main(["train", str(file), "training.max_steps=2"]) == 0
+    assert f"Model saved in {tmp_path / 'out'}" in capsys.readouterr().out
+
+    evaluate = ["evaluate", str(tmp_path / "out"), str(pictures), "--split", "validation"]
+    assert main(evaluate) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"pictures: top-1 accuracy [\d.]+ %, on 9 pictures \([\d.]+ pictures/s\)", told)
+    assert main([*evaluate, "--json"]) == 0
+    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"data"')]
+    assert told["num_pictures"] == len(told["predictions"]) == 9
+    assert set(told["predictions"][0]) == {"label", "predicted", "probability"}
+    assert main([*evaluate, "--ignore-case"]) == 1
+    assert "are for lines, got an image classifier" in capsys.readouterr().err
+
+
 def test_extend_alphabet_saves_a_model_that_can_be_read_with_and_trained(
     model_folder, recipe_sections, lines_folder, tmp_path, capsys
 ):
@@ -167,6 +189,21 @@ def test_extend_alphabet_tells_mistakes_and_what_it_could_not_add(model_folder, 
     assert main(["extend-alphabet", str(tmp_path / "lines.csv"), *to[:2], "--out", str(tmp_path / "other")]) == 0
     assert f"data.folder={tmp_path} data.train='[{{path: lines.csv}}]'" in capsys.readouterr().out
     assert (tmp_path / "new" / "tokenizer.json").exists()
+
+
+def test_explain_writes_a_sheet_a_picture_and_tells_a_broken_one(model_folder, lines_folder, tmp_path, capsys):
+    folder, out = lines_folder / "validation", tmp_path / "sheets"
+    told = ["explain", "--model", str(model_folder), "--out", str(out), str(folder)]
+    assert main(told) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3:] == [f"{folder / f'line_{i}.png'}\t{out / f'line_{i}-attention.png'}" for i in range(3)]
+    assert all(Image.open(line.split("\t")[1]).height > 100 for line in printed[-3:])
+    assert main([*told, "--json", str(tmp_path / "none.png")]) == 1
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines() if line.startswith('{"file"')]
+    assert [set(row) for row in rows] == [{"file", "files", "rows", "columns", "rollout", "classes"}] * 3
+    assert all(len(row["rollout"]) == row["rows"] and len(row["rollout"][0]) == row["columns"] for row in rows)
+    assert f"hf-vlm: {tmp_path / 'none.png'}" in printed.err
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def single_query_attention(
     return torch.matmul(scores.softmax(dim=-1), value).transpose(1, 2), None
 
 
-def attention_kernel(module: "SelfAttention | CrossAttention", query: torch.Tensor) -> Callable[..., Any]:
-    """The kernel that the module's config names, for float (batch, heads, query tokens, head_dim).
+def attention_kernel(module: Any, query: torch.Tensor) -> Callable[..., Any]:
+    """The kernel that `module.config` names, for queries, float (batch, heads, query tokens, head_dim).
 
     On a CPU sdpa takes longer over a single query, as in decoding, than two plain products do.
     """

@@ -98,7 +98,7 @@ class RelativePositionBias(nn.Module):
 
         Returns: float (1, heads, tokens, tokens).
         """
-        table = self.table
+        table: torch.Tensor = self.table
         if resampled_to is not None:
             table = resample_relative_table(table, resampled_to, self.window, self.resampling)
         return table[index].permute(2, 0, 1)[None]

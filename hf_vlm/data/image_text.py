@@ -156,7 +156,7 @@ def read_lines(
     if files[0].suffix.lower() == ".parquet":
         return _read_columns(_load_parquet(files), files, wanted, on_bad_row)
     if files[0].name in _SAVED_BY_DATASETS:
-        return _read_columns(_load_saved(files[0].parent, split), files, wanted, on_bad_row)
+        return _read_columns(load_saved(files[0].parent, split), files, wanted, on_bad_row)
     of_all_splits = None
     if path.is_dir() and (plain_name(files[0]) == IAM or _is_beside_all(files[0], path)):
         of_all_splits = split
@@ -214,7 +214,7 @@ def find_splits(path: str | Path) -> list[str | None]:
             if files and plain_name(files[0]) == IAM:
                 _iam_split(path, split)
             elif files and files[0].name in _SAVED_BY_DATASETS:
-                _load_saved(files[0].parent, split)
+                load_saved(files[0].parent, split)
             elif files and _is_beside_all(files[0], path) and split not in _splits_of(files[0]).values():
                 continue
         except (ValueError, OSError):
@@ -374,8 +374,12 @@ def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:
     raise ValueError(f"{names} must hold lines, got no rows. Check the file.")
 
 
-def _load_saved(folder: Path, split: str | None) -> datasets.Dataset:
-    """One split of what `save_to_disk` wrote."""
+def load_saved(folder: Path, split: str | None) -> datasets.Dataset:
+    """One split of what `save_to_disk` wrote.
+
+    Raises:
+        ValueError: if the files are damaged, or there is no such split.
+    """
     try:
         saved = datasets.load_from_disk(str(folder))
     except (ValueError, OSError, KeyError) as error:

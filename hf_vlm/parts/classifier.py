@@ -48,5 +48,7 @@ class ResettableHead:
         self.config.num_linear_layers = num_linear_layers
         self.config.validate_head()
         for name in self.heads:
-            weight = getattr(self, name).output_layer.weight
-            setattr(self, name, ClassificationHead.fresh_like(weight, num_labels, num_linear_layers))
+            head = getattr(self, name)
+            if head is not None:  # a distillation head is not in every model
+                fresh = ClassificationHead.fresh_like(head.output_layer.weight, num_labels, num_linear_layers)
+                setattr(self, name, fresh)

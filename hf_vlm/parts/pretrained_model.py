@@ -70,7 +70,9 @@ class HubModel(PreTrainedModel):
         )
 
     @classmethod
-    def place(cls, base: Mapping[str, torch.Tensor], of_heads: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def place_weights(
+        cls, base: Mapping[str, torch.Tensor], of_heads: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         """The tensors that this class has, under its names.
 
         Args:
@@ -151,7 +153,7 @@ class HubModel(PreTrainedModel):
             )
         if is_file:
             tensors = read_tensors(Path(name_or_path))
-            own_config: PreTrainedConfig | None = cls.config_of_weights(tensors)
+            own_config: Any = cls.config_of_weights(tensors)
         else:
             own_config = cls.foreign_config(stored)
             if own_config is None:

@@ -92,7 +92,10 @@ def describe_vision_model(
 def show_every_patch(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, told to hide no patch: ViT-MAE leaves most of them out, as its pre-training wants."""
     model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
-    if getattr(config, "mask_ratio", 0) and "noise" in inspect.signature(getattr(model_class, "forward", len)).parameters:
+    if (
+        getattr(config, "mask_ratio", 0)
+        and "noise" in inspect.signature(getattr(model_class, "forward", len)).parameters
+    ):
         config.mask_ratio = 0.0
     return config
 

@@ -6,52 +6,58 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from transformers import Trainer
 
 from hf_vlm.training.line_trainer import LineTrainer, check_gradients
-from hf_vlm.training.recipe import TrOCRRecipe
-from hf_vlm.training.trocr import build_trainer
+from hf_vlm.training.recipe import Recipe
+from hf_vlm.training.tasks import build_trainer
 
 MEBIBYTE = 2**20
+MAX_LISTED = 16
 
 
-def dry_run(recipe: TrOCRRecipe) -> str:
+def dry_run(recipe: Recipe) -> str:
     """A report on the run that a recipe asks for: parts, parameters, memory, and the labels of the first batch.
 
     Loads and checks everything as `train` does, runs the first batch forward and backward once (so that a part without
     a gradient shows up now), changes no weight, and writes the batch's pictures, as the model sees them, with their
-    decoded labels to `dry_run.png` in `training.output_dir`.
+    labels in words to `dry_run.png` in `training.output_dir`.
 
     Raises:
-        ValueError: as `hf_vlm.training.trocr.train`.
+        ValueError: as `hf_vlm.training.tasks.train`.
     """
     trainer = build_trainer(recipe)
+    is_reader = isinstance(trainer, LineTrainer)
     batch = next(iter(trainer.get_train_dataloader()))
-    texts = _decoded_labels(trainer, batch["labels"])
+    texts = _decoded_labels(trainer, batch["labels"]) if is_reader else _class_labels(trainer, batch)
     picture = Path(trainer.args.output_dir) / "dry_run.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_batch(batch["pixel_values"], texts).save(picture)
     loss, activation_bytes = _one_pass(trainer, batch)
-    check_gradients(trainer.model)
+    if is_reader:  # the layers below a new head, which is zero, rightly have no gradient yet
+        check_gradients(trainer.model)
 
     args = trainer.args
     items = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    unit = "lines" if is_reader else "pictures"
     lines = [
-        f"{args.max_steps} steps of {items} lines; first loss {loss:.3f} nats a token, output in {args.output_dir}",
+        f"{args.max_steps} steps of {items} {unit}; first loss {loss:.3f}{' nats a token' if is_reader else ''}, "
+        f"output in {args.output_dir}",
         "",
         *_part_table(trainer.model),
         "",
         *_memory_table(trainer.model, activation_bytes),
         "",
         f"first batch: pixel_values {tuple(batch['pixel_values'].shape)}, drawn in {picture}",
-        *_label_table(trainer, batch["labels"], texts),
+        *(_label_table(trainer, batch["labels"], texts) if is_reader else _class_list(texts)),
     ]
-    for name, lines_read in _evaluation_sets(trainer):
-        lines.append(f"validation set {name}: {lines_read} lines")
+    for name, rows in _evaluation_sets(trainer):
+        lines.append(f"validation set {name}: {rows} {unit}")
     return "\n".join(lines)
 
 
 def draw_batch(pixel_values: torch.Tensor, texts: Sequence[str]) -> Image.Image:
-    """A picture of a batch: each line as the model sees it, its text below.
+    """A picture of a batch: each picture as the model sees it, its text below.
 
     Args:
         pixel_values: float (batch, channels, height, width) of any range; each is stretched to black and white.
@@ -78,7 +84,24 @@ def _decoded_labels(trainer: LineTrainer, labels: torch.Tensor) -> list[str]:
     return trainer.processing_class.batch_decode(labels.masked_fill(labels < 0, pad_token_id), skip_special_tokens=True)
 
 
-def _one_pass(trainer: LineTrainer, batch: dict[str, Any]) -> tuple[float, int]:
+def _class_labels(trainer: Trainer, batch: dict[str, Any]) -> list[str]:
+    """Each picture's class in words, or the classes it was mixed of with their shares; nothing where it has none."""
+    if "labels" not in batch:
+        return [""] * len(batch["pixel_values"])
+    names, labels = trainer.model.config.id2label, batch["labels"]
+    if not labels.is_floating_point():
+        return [names[label] for label in labels.tolist()]
+    return [
+        ", ".join(f"{names[number]} {row[number]:.2f}" for number in row.nonzero().flatten().tolist()) for row in labels
+    ]
+
+
+def _class_list(texts: Sequence[str]) -> list[str]:
+    shown = [f"  {text}" for text in texts[:MAX_LISTED] if text]
+    return [*shown, f"  and {len(texts) - MAX_LISTED} more"] if shown and len(texts) > MAX_LISTED else shown
+
+
+def _one_pass(trainer: Trainer, batch: dict[str, Any]) -> tuple[float, int]:
     """The first loss, and the bytes that its forward pass keeps for the backward pass."""
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
@@ -132,7 +155,7 @@ def _label_table(trainer: LineTrainer, labels: torch.Tensor, texts: Sequence[str
     return rows
 
 
-def _evaluation_sets(trainer: LineTrainer) -> list[tuple[str, int]]:
+def _evaluation_sets(trainer: Trainer) -> list[tuple[str, int]]:
     sets = trainer.eval_dataset
     if sets is None:
         return []

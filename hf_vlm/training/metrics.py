@@ -1,4 +1,4 @@
-"""Error rates and accuracies of read text, one definition for training, evaluation and reports.
+"""Error rates and accuracies of read text, and of classes; one definition for training, evaluation and reports.
 
 The error rates are corpus rates: the edits of all lines, divided by the length of all references. A mean of rates per line would
 let a one-word line weigh as much as a long one. A rate above 1 is possible: inserted text counts as well.
@@ -9,6 +9,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
+
+import numpy as np
 
 
 def character_error_rate(
@@ -74,6 +76,26 @@ def word_f1(references: Sequence[str], predictions: Sequence[str], *, case_sensi
         matched += (of_reference & of_prediction).total()
         wanted, read = wanted + of_reference.total(), read + of_prediction.total()
     return 2 * matched / (wanted + read)
+
+
+def top_k_accuracy(labels: np.ndarray, ranked: np.ndarray, k: int) -> float:
+    """Share of pictures whose class is among the k likeliest; in [0, 1].
+
+    Args:
+        labels: int (pictures,), the true classes.
+        ranked: int (pictures, at least k), the likeliest classes of each, best first.
+
+    Raises:
+        ValueError: if the two differ in number, there are none, or fewer than k are ranked.
+
+    Source: Russakovsky et al. 2015 (ImageNet), section 4.1, https://arxiv.org/abs/1409.0575
+    """
+    if not len(labels) or len(labels) != len(ranked) or ranked.shape[1] < k:
+        raise ValueError(
+            f"At least {k} ranked classes for each of one picture or more are wanted, got shape {ranked.shape} for "
+            f"{len(labels)} labels. Pass both in the order of the pictures."
+        )
+    return float((ranked[:, :k] == labels[:, None]).any(axis=1).mean())
 
 
 def require_jiwer() -> ModuleType:

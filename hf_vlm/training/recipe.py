@@ -1,5 +1,6 @@
-"""Recipes: a YAML file and `key=value` overrides, parsed into one strict dataclass.
+"""Recipes: a YAML file and `key=value` overrides, parsed into one strict dataclass; here those of TrOCR.
 
+    task:       which kind of training; `text-recognition` where a recipe doesn't say
     model:      where the weights come from
     data:       which lines are learnt from, which are read for validation
     training:   any setting of transformers' `Seq2SeqTrainingArguments`
@@ -11,23 +12,27 @@ Nothing is kept that is not understood: an unknown key is refused and the neares
 import contextlib
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-import yaml
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Seq2SeqTrainingArguments
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    Seq2SeqTrainingArguments,
+    TrainingArguments,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_vlm.data.augmentation import augmentation_name
+from hf_vlm.training.recipe_files import listed, read_sections
 
 _COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")  # transformers checks none of them
-RECIPE_FOLDER = Path(__file__).with_name("recipes")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -68,7 +73,7 @@ class ModelSection:
         if given not in ({"pretrained"}, {"vision", "text"}, {"vision_config", "text_config"}):
             raise ValueError(
                 "The section `model` wants `pretrained`, or `vision` with `text`, or `vision_config` with "
-                f"`text_config`, got {_listed(sorted(given)) or 'none of them'}. Give exactly one of the three."
+                f"`text_config`, got {listed(sorted(given)) or 'none of them'}. Give exactly one of the three."
             )
         if self.text_config and not self.tokenizer:
             raise ValueError(
@@ -170,34 +175,43 @@ class DataSection:
             raise ValueError("`data` wants lines to learn from, got none. Set `data.train` or `data.synthetic`.")
 
 
-@dataclasses.dataclass(kw_only=True)
-class TrOCRRecipe:
-    """One training run of `TrOCREncoderDecoderForConditionalGeneration`: see the module's docstring.
+class Recipe:
+    """What recipes of every task share. A task's recipe is a dataclass of its sections, `training` among them.
 
-    Raises:
-        ValueError: if settings contradict each other, or a section holds a key or a value that it does not know.
+    Attributes:
+        tasks: values of `task` that the recipe is for.
+        arguments_class: whose settings the section `training` holds.
+        model, data, training: the sections; every task has its own of the first two.
     """
 
-    model: ModelSection
-    data: DataSection
+    tasks: ClassVar[tuple[str, ...]]
+    arguments_class: ClassVar[type[TrainingArguments]] = TrainingArguments
+    task: str
+    model: Any
+    data: Any
     training: dict[str, Any]
-    generation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(Seq2SeqTrainingArguments)
-        known = [field.name for field in dataclasses.fields(Seq2SeqTrainingArguments) if field.init]
+        hints = typing.get_type_hints(self.arguments_class)
+        known = self.section_keys()
         for key, value in self.training.items():
-            refuse_unknown(key, known, "training")
-            _parse(hints[key], value, f"training.{key}")
+            refuse_unknown(key, known["training"], "training", known)
+            _parse(hints[key], value, f"training.{key}", known)
         if "output_dir" not in self.training:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
-        for key, value in self.generation.items():
-            refuse_unknown(key, vars(GenerationConfig()), "generation")
-            if key in _COUNTS and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`generation.{key}` must be a number of at least 1, got {value!r}. Change it.")
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrOCRRecipe":
+    def section_keys(cls) -> dict[str, list[str]]:
+        """The keys of each section whose keys are known."""
+        sections = {
+            name: [field.name for field in dataclasses.fields(section)]
+            for name, section in typing.get_type_hints(cls).items()
+            if isinstance(section, type) and dataclasses.is_dataclass(section)
+        }
+        return sections | {"training": [field.name for field in dataclasses.fields(cls.arguments_class) if field.init]}
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """The recipe of a YAML file, with some values replaced.
 
         Args:
@@ -209,24 +223,54 @@ class TrOCRRecipe:
             FileNotFoundError: if there is no such file.
             ValueError: if a key or a value is not understood.
         """
-        file = Path(path)
-        if not file.is_file():
-            file = RECIPE_FOLDER / f"{path}.yaml"
-        if not file.is_file():
-            shipped = _listed(sorted(recipe.stem for recipe in RECIPE_FOLDER.glob("*.yaml")))
-            raise FileNotFoundError(f"A recipe's YAML file is wanted, got `{path}`. Give a file, or one of {shipped}.")
-        sections = _load_yaml(file.read_text(encoding="utf-8"), str(file))
-        if not isinstance(sections, dict):
-            raise ValueError(
-                f"{file}: sections such as `model:` are wanted, got {sections!r:.40}. See the shipped ones."
-            )
-        for override in overrides:
-            _apply_override(sections, override)
-        return _parse(cls, sections, "")
+        return cls.parse(read_sections(path, overrides))
+
+    @classmethod
+    def parse(cls, sections: dict[str, Any]) -> Self:
+        """The recipe of its sections, as `read_sections` gives them.
+
+        Raises:
+            ValueError: if a key or a value is not understood, or the recipe is one of another task.
+        """
+        if (task := sections.get("task", cls.tasks[0])) not in cls.tasks:
+            raise ValueError(f"`task` must be {listed(cls.tasks)} here, got {task!r}. Run it by `hf-vlm train`.")
+        return _parse(cls, sections, "", cls.section_keys())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists, as in the YAML file, with every default written out."""
+        assert dataclasses.is_dataclass(self)
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrOCRRecipe(Recipe):
+    """One training run of `TrOCREncoderDecoderForConditionalGeneration`: see the module's docstring.
+
+    Raises:
+        ValueError: if settings contradict each other, or a section holds a key or a value that it does not know.
+    """
+
+    tasks = ("text-recognition",)
+    arguments_class = Seq2SeqTrainingArguments
+
+    task: str = "text-recognition"
+    model: ModelSection
+    data: DataSection
+    training: dict[str, Any]
+    generation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = self.section_keys()
+        for key, value in self.generation.items():
+            refuse_unknown(key, known["generation"], "generation", known)
+            if key in _COUNTS and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`generation.{key}` must be a number of at least 1, got {value!r}. Change it.")
+
+    @classmethod
+    def section_keys(cls) -> dict[str, list[str]]:
+        """The keys of each section whose keys are known."""
+        return super().section_keys() | {"generation": list(vars(GenerationConfig()))}
 
 
 def build_config(settings: Mapping[str, Any], section: str) -> PreTrainedConfig:
@@ -262,15 +306,18 @@ def named_section(section: str) -> Iterator[None]:
         raise ValueError(f"`{section}`: {error.__cause__ or error}") from error
 
 
-def _parse(wanted: Any, value: Any, key: str) -> Any:
-    """`value` as the annotated type `wanted`: dataclasses are built, the rest is checked. `key` is its dotted path."""
+def _parse(wanted: Any, value: Any, key: str, sections: Mapping[str, Iterable[str]]) -> Any:
+    """`value` as the annotated type `wanted`: dataclasses are built, the rest is checked. `key` is its dotted path.
+
+    `sections` are the recipe's with the keys that they know, for hints.
+    """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         if not isinstance(value, dict):
             raise ValueError(f"`{key or 'recipe'}` must be a section of keys, got {value!r}. See the shipped recipes.")
         hints = typing.get_type_hints(wanted)
         for name in value:
-            refuse_unknown(name, hints, key)
+            refuse_unknown(name, [field.name for field in dataclasses.fields(wanted)], key, sections)
         missing = [
             field.name
             for field in dataclasses.fields(wanted)
@@ -280,17 +327,17 @@ def _parse(wanted: Any, value: Any, key: str) -> Any:
         ]
         if missing:
             raise ValueError(f"`{_joined(key, missing[0])}` is wanted, got nothing. Add it to the recipe.")
-        return wanted(**{name: _parse(hints[name], part, _joined(key, name)) for name, part in value.items()})
+        return wanted(**{name: _parse(hints[name], part, _joined(key, name), sections) for name, part in value.items()})
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         inner = [argument for argument in arguments if argument is not type(None)]
         if len(inner) == 1:
-            return _parse(inner[0], value, key)
+            return _parse(inner[0], value, key, sections)
     if origin is list and isinstance(value, list):
-        return [_parse(arguments[0], part, f"{key}.{index}") for index, part in enumerate(value)]
+        return [_parse(arguments[0], part, f"{key}.{index}", sections) for index, part in enumerate(value)]
     if origin is dict and isinstance(value, dict) and arguments[1] is not Any:
-        return {name: _parse(arguments[1], part, f"{key}.{name}") for name, part in value.items()}
+        return {name: _parse(arguments[1], part, f"{key}.{name}", sections) for name, part in value.items()}
     try:
         type_validator(key, value, wanted)
     except TypeError as error:
@@ -307,8 +354,14 @@ def _parse(wanted: Any, value: Any, key: str) -> Any:
     return value
 
 
-def refuse_unknown(key: str, known: Iterable[str], section: str) -> None:
+def refuse_unknown(
+    key: str, known: Iterable[str], section: str, sections: Mapping[str, Iterable[str]] | None = None
+) -> None:
     """Checks that a section knows a key.
+
+    Args:
+        known: the section's keys.
+        sections: those of the recipe with their keys: a key may have been meant for another.
 
     Raises:
         ValueError: if not; the message names the nearest key that is known.
@@ -319,91 +372,20 @@ def refuse_unknown(key: str, known: Iterable[str], section: str) -> None:
     near = difflib.get_close_matches(str(key), known, n=1)
     if near:
         hint = f"Did you mean `{_joined(section, near[0])}`?"
-    elif elsewhere := _section_of(str(key)):
+    elif elsewhere := _section_of(str(key), sections or {}):
         hint = f"Did you mean `{elsewhere}`?"
     else:
-        hint = f"It knows {_listed(known[:12])}{' and more' if len(known) > 12 else ''}."
+        hint = f"It knows {listed(known[:12])}{' and more' if len(known) > 12 else ''}."
     raise ValueError(f"A known key is wanted in {f'`{section}`' if section else 'a recipe'}, got `{key}`. {hint}")
 
 
-def _section_of(key: str) -> str | None:
+def _section_of(key: str, sections: Mapping[str, Iterable[str]]) -> str | None:
     """The dotted path of a key that was given without its section."""
-    names = {
-        "model": [field.name for field in dataclasses.fields(ModelSection)],
-        "data": [field.name for field in dataclasses.fields(DataSection)],
-        "training": [field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)],
-        "generation": list(vars(GenerationConfig())),
-    }
-    for section, known in names.items():
+    for section, known in sections.items():
         if near := difflib.get_close_matches(key, known, n=1, cutoff=0.8):
             return f"{section}.{near[0]}"
     return None
 
 
-def _apply_override(sections: dict[str, Any], override: str) -> None:
-    """Sets one dotted key in nested dicts and lists; a section on the way that is missing is made."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ValueError(f"An override is wanted as `key=value`, got `{override}`. Write `training.max_steps=100`.")
-    value = _load_yaml(text, f"override `{path}`")
-    *parents, last = path.split(".")
-    place: Any = sections
-    for name in parents:
-        if isinstance(place, list):
-            place = place[_list_index(place, name, path)]
-            continue
-        if place.get(name) is None:
-            place[name] = {}
-        place = place[name]
-        if not isinstance(place, dict | list):
-            raise ValueError(f"A section is wanted at `{name}` of `{path}`, got {place!r}. Check the key.")
-    if isinstance(place, list):
-        place[_list_index(place, last, path)] = value
-    else:
-        place[last] = value
-
-
-def _list_index(place: list[Any], name: str, path: str) -> int:
-    if not name.isdigit() or int(name) >= len(place):
-        raise ValueError(f"A number from 0 to {len(place) - 1} is wanted in `{path}`, got `{name}`. Count from 0.")
-    return int(name)
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML where `1e-3` is a number (YAML 1.1 reads it as text) and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ValueError(
-                    f"{node.start_mark.name}, line {key_node.start_mark.line + 1}: a key is wanted once, got `{key}` "
-                    "twice. Remove one."
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _load_yaml(text: str, name: str) -> Any:
-    loader = _RecipeLoader(text)
-    loader.name = name
-    try:
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: YAML is wanted, got text that is not: {error}. Correct it.") from error
-    finally:
-        loader.dispose()
-
-
 def _joined(section: str, key: str) -> str:
     return f"{section}.{key}" if section else key
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

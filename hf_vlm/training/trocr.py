@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import Seq2SeqTrainingArguments, set_seed
-from transformers.integrations import is_tensorboard_available
 
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.data.collators import LineCollator
@@ -30,10 +28,10 @@ from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcess
 from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
-from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
 from hf_vlm.training.metrics import require_jiwer
 from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
+from hf_vlm.training.runs import run, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -62,27 +60,7 @@ def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
         ValueError: if recipe, model, tokenizer and data do not fit each other, before any training.
     """
     trainer = build_trainer(recipe)
-    output_dir = Path(trainer.args.output_dir)
-    checkpoint = last_complete_checkpoint(output_dir) if resume else None
-    if checkpoint is not None:
-        _check_same_model(recipe, output_dir / "recipe.yaml")
-        logger.warning("Going on from %s.", checkpoint)
-    if trainer.is_world_process_zero():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "recipe.yaml").write_text(
-            yaml.safe_dump(recipe.to_dict(), allow_unicode=True, sort_keys=False), encoding="utf-8"
-        )
-        report = getattr(trainer.model, "weight_report", None)
-        if report is not None:
-            print(report.table())
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (ValueError, OSError) as error:
-        if not str(error).startswith("Caught "):
-            raise
-        raise _without_worker_traceback(error) from None
-    trainer.save_model()
-    trainer.save_state()
+    run(trainer, recipe, resume)
     return trainer
 
 
@@ -141,25 +119,12 @@ def build_arguments(recipe: TrOCRRecipe) -> Seq2SeqTrainingArguments:
     Raises:
         ValueError: if the recipe asks for one of `FIXED_SETTINGS` otherwise, or the settings contradict each other.
     """
-    settings: dict[str, Any] = {
-        "save_total_limit": 2,
-        "label_names": ["labels"],
-        "use_cpu": not torch.accelerator.is_available(),  # without it `bf16` is refused where there is no accelerator
-    }
+    defaults: dict[str, Any] = {"label_names": ["labels"]}
     if recipe.data.validation:
-        settings.update(
+        defaults.update(
             eval_strategy="steps", metric_for_best_model="cer", greater_is_better=False, load_best_model_at_end=True
         )
-    settings.update(recipe.training)
-    for name, value in FIXED_SETTINGS.items():
-        if settings.setdefault(name, value) != value:
-            raise ValueError(f"`training.{name}` must be {value!r} for lines, got {settings[name]!r}. Leave it out.")
-    arguments = Seq2SeqTrainingArguments(**settings)
-    if "tensorboard" in arguments.report_to and not is_tensorboard_available():
-        raise ImportError(
-            "`training.report_to` wants the package tensorboard, got none. Run `pip install 'hf-vlm[train]'`."
-        )
-    return arguments
+    return training_arguments(recipe, defaults, FIXED_SETTINGS)
 
 
 def build_model(
@@ -181,7 +146,7 @@ def build_model(
         known.add("image_size")
     image_size = section.settings.get("image_size")
     for name in section.settings:
-        refuse_unknown(name, known, "model.settings")
+        refuse_unknown(name, known, "model.settings", recipe.section_keys())
     with named_section("model.settings"):
         if section.pretrained:
             name = str(default_ocr_model()) if section.pretrained == "default" else section.pretrained
@@ -299,32 +264,5 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
     return LineRenderer(**settings)
 
 
-def _without_worker_traceback(error: Exception) -> Exception:
-    """The error as it was raised, before a worker process of the data loader wrapped its traceback around it."""
-    *_, last = str(error).strip().splitlines()
-    return type(error)(last.partition(": ")[2])
-
-
 def _read(recipe: TrOCRRecipe, source: LineSource | ValidationLines) -> TextLines:
     return read_lines(Path(recipe.data.folder) / source.path, split=source.split, where=source.where)
-
-
-def _check_same_model(recipe: TrOCRRecipe, saved: Path) -> None:
-    """Checks that the checkpoints to go on from are of the model that the recipe describes.
-
-    Raises:
-        ValueError: if the recipe that made them had another section `model`.
-    """
-    if not saved.is_file():
-        return
-    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.to_dict()
-    changed = [name for name, value in now["model"].items() if before["model"].get(name) != value]
-    if changed:
-        raise ValueError(
-            f"Checkpoints of this recipe are wanted in {saved.parent}, got those of another `model.{changed[0]}`. Set "
-            "another `training.output_dir`, or start anew with `--no-resume`."
-        )
-    for section in ("data", "training"):
-        changed = [name for name, value in now[section].items() if before[section].get(name) != value]
-        if changed:
-            logger.warning("Going on with another `%s` than before: %s.", section, ", ".join(changed))

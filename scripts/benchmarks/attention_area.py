@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/attention_area.py [--out attention_area.png] [--hidden-size 64] [--window 7] [--sides 14 28 ...]
 
-Prints, for maps of side x side patches, the operations of both layers by torch's counter (a multiply and an add count as two, so
-twice 4hwC^2 + 2(hw)^2 C and 4hwC^2 + 2M^2 hwC, equations 1 and 2 of Liu et al. 2021), the seconds of a forward pass (the least of
-the rounds: what the machine does when nothing else runs) and the exponent p of seconds ~ area^p from the map before; then p fitted to
-all maps; and draws seconds against area.
+Prints, for maps of side x side patches, the operations of both layers by torch's counter, the seconds of a forward pass
+(the least of the rounds: what the machine does when nothing else runs) and the exponent p of seconds ~ area^p from the map
+before; then p fitted to all maps; and draws seconds against area. The counter counts a multiply and an add as two: it gives
+twice 4hwC^2 + 2(hw)^2 C and 4hwC^2 + 2M^2 hwC, equations 1 and 2 of Liu et al. 2021.
 """
 
 import argparse

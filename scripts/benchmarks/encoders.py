@@ -3,10 +3,10 @@
     python scripts/benchmarks/encoders.py [--models vit-s swin-t] [--batch 8] [--training] [--compile] [--json FILE]
     python scripts/benchmarks/encoders.py --device cuda --dtype bfloat16 --models clip-l-336 swin-b --batch 64 --compile
 
-Ours hold transformers' random weights; of `clip-l-336`, whose peer is CLIP's vision model of ViT-L/14 at 336 pixels, random ones of
-that shape. Forward is the encoder without a head. Training is forward, cross-entropy over 1,000 classes, backward and AdamW on
-random labels; `--dtype bfloat16` trains under autocast. `--compile` measures all of them compiled as well, by `torch.compile`'s
-defaults.
+Ours hold transformers' random weights; of `clip-l-336`, whose peer is CLIP's vision model of ViT-L/14 at 336 pixels, random
+ones of that shape. Forward is the encoder without a head. Training is forward, cross-entropy over 1,000 classes, backward
+and AdamW on random labels; `--dtype bfloat16` trains under autocast. `--compile` measures all of them compiled as well, by
+`torch.compile`'s defaults.
 """
 
 import argparse

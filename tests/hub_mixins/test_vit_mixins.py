@@ -1,13 +1,19 @@
-"""transformers' own model, config and image-processor tests on our vision transformer."""
+"""transformers' own model, backbone, config and image-processor tests on our vision transformer."""
 
 import unittest
 
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers_tests.test_backbone_common import BackboneTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from transformers_tests.test_modeling_common import floats_tensor
 
 from hf_vlm import (
+    VisionTransformerBackbone,
     VisionTransformerConfig,
+    VisionTransformerForImageClassification,
+    VisionTransformerForMaskedImageModeling,
     VisionTransformerImageProcessor,
     VisionTransformerImageProcessorPil,
     VisionTransformerModel,
@@ -54,16 +60,36 @@ class VisionTransformerModelTester:
 
 
 class VisionTransformerModelTest(ExternalModelMixin, unittest.TestCase):
-    """The plain model, as ViT."""
+    """The plain model and its heads, as ViT."""
 
-    all_model_classes = (VisionTransformerModel,)
-    auto_classes = {"MODEL_MAPPING_NAMES": (VisionTransformerModel,)}
+    all_model_classes = (
+        VisionTransformerModel,
+        VisionTransformerForImageClassification,
+        VisionTransformerForMaskedImageModeling,
+        VisionTransformerBackbone,
+    )
+    auto_classes = {
+        "MODEL_MAPPING_NAMES": (VisionTransformerModel,),
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": (VisionTransformerForImageClassification,),
+        "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES": (VisionTransformerForMaskedImageModeling,),
+        "MODEL_FOR_BACKBONE_MAPPING_NAMES": (VisionTransformerBackbone,),
+    }
     test_resize_embeddings = False
-    settings: dict[str, object] = {"pooling": "cls"}
+    settings: dict[str, object] = {"pooling": "cls", "masked_image_target": "codes", "num_codes": 11}
 
     def setUp(self) -> None:
         super().setUp()
         self.model_tester = VisionTransformerModelTester(**self.settings)
+
+    def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
+        """Masked models get a mask, lest each call draw one, and codes to learn; the mixin's own mask hides nothing."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if model_class is VisionTransformerForMaskedImageModeling:
+            hidden = torch.arange(self.model_tester.mask_length) < self.model_tester.num_masks
+            inputs["bool_masked_pos"] = hidden.expand(len(inputs["pixel_values"]), -1)
+            if return_labels and self.settings["masked_image_target"] == "codes":
+                inputs["code_ids"] = torch.zeros(inputs["bool_masked_pos"].shape, dtype=torch.long)
+        return inputs
 
     def test_model_get_set_embeddings(self) -> None:
         """The mixin's test insists on an `nn.Embedding`; pictures have patches."""
@@ -79,6 +105,7 @@ class BeitSettingsModelTest(VisionTransformerModelTest):
     """Every switch of BEiT: relative position bias, layer scale, no key bias, mean pooling, no learned positions."""
 
     settings = {
+        **VisionTransformerModelTest.settings,
         "pooling": "mean",
         "position_embedding": "none",
         "relative_position_bias": "per_layer",
@@ -90,11 +117,87 @@ class BeitSettingsModelTest(VisionTransformerModelTest):
 class LineSettingsModelTest(VisionTransformerModelTest):
     """Lines of text: patches that are not square, a convolutional stem, no CLS token."""
 
-    settings = {"patch_size": (8, 4), "stem_channels": (8, 16), "use_cls_token": False}
+    settings = {
+        **VisionTransformerModelTest.settings,
+        "pooling": "none",
+        "patch_size": (8, 4),
+        "stem_channels": (8, 16),
+        "use_cls_token": False,
+    }
 
     def setUp(self) -> None:
         super().setUp()
         self.model_tester.seq_length = self.model_tester.mask_length = (16 // 8) * (16 // 4)
+
+
+class DeitSettingsModelTest(VisionTransformerModelTest):
+    """Every token beside CLS, two heads, and positions that are a buffer."""
+
+    settings = {
+        **VisionTransformerModelTest.settings,
+        "pooling": "cls_token",
+        "position_embedding": "sincos",
+        "use_distillation_token": True,
+        "use_distillation_head": True,
+        "num_register_tokens": 2,
+        "num_linear_layers": 2,
+    }
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.seq_length = 1 + 1 + 2 + (16 // 4) ** 2
+
+
+class HybridSettingsModelTest(VisionTransformerModelTest):
+    """Patches of a CNN's feature map, positions by row and column."""
+
+    settings = {
+        **VisionTransformerModelTest.settings,
+        "pooling": "none",
+        "position_embedding": "learned_2d",
+        "patch_size": 1,
+        "backbone_config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16],
+            "depths": [1, 1],
+            "layer_type": "basic",
+        },
+    }
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.mask_length = (16 // 8) ** 2
+        self.model_tester.seq_length = 1 + (16 // 8) ** 2
+        self.model_tester.num_masks = 2
+
+
+class PixelsModelTest(VisionTransformerModelTest):
+    """Masked pre-training on pixels: the encoder sees the CLS token and the visible patches."""
+
+    all_model_classes = (VisionTransformerForMaskedImageModeling,)
+    settings = {"masked_image_target": "pixels", "position_embedding": "sincos"}
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.model_tester.seq_length = 1 + self.model_tester.mask_length - self.model_tester.num_masks
+
+
+@strict
+class _DeeperConfig(VisionTransformerConfig):
+    """The backbone mixin names stages 1 to 3 of the default config."""
+
+    num_hidden_layers: int = 3
+
+
+class VisionTransformerBackboneTest(BackboneTesterMixin, unittest.TestCase):
+    """Feature maps of layers."""
+
+    all_model_classes = (VisionTransformerBackbone,)
+    config_class = _DeeperConfig
+
+    def setUp(self) -> None:
+        self.model_tester = VisionTransformerModelTester(out_features=["stem", "stage2"])
 
 
 class VisionTransformerImageProcessingTester(ImageProcessingTester):

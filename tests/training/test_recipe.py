@@ -3,7 +3,10 @@
 import pytest
 import yaml
 
-from hf_vlm.training.recipe import RECIPE_FOLDER, TrOCRRecipe, build_config
+from hf_vlm.training.image_recipe import ImageRecipe
+from hf_vlm.training.recipe import TrOCRRecipe, build_config
+from hf_vlm.training.recipe_files import RECIPE_FOLDER
+from hf_vlm.training.tasks import load_recipe
 
 MINIMAL = {
     "model": {"pretrained": "FOLDER"},
@@ -139,11 +142,24 @@ def test_config_dict_is_built_and_misspelt_fields_are_refused():
         build_config({"model_type": "hf_vlm_vitt"}, "model.vision_config")
 
 
+def test_task_chooses_the_recipe_and_its_absence_means_lines(recipe_file):
+    assert type(load_recipe(recipe_file)) is TrOCRRecipe
+    assert load_recipe(recipe_file, ["task=text-recognition"]).to_dict() == TrOCRRecipe.load(recipe_file).to_dict()
+    pictures = ["task=masked-image-modeling", "data={folder: pictures}"]
+    assert type(load_recipe(recipe_file, pictures)) is ImageRecipe
+    with pytest.raises(ValueError, match="`task` must be `text-recognition` here, got 'masked-image-modeling'"):
+        TrOCRRecipe.load(recipe_file, pictures)
+    with pytest.raises(ValueError, match="`task` must be one of `text-recognition`, .*got 'reading'"):
+        load_recipe(recipe_file, ["task=reading"])
+    with pytest.raises(ValueError, match="A known key is wanted in a recipe, got `generation`. It knows"):
+        load_recipe(recipe_file, [*pictures, "generation.num_beams=2"])
+
+
 @pytest.mark.parametrize("file", sorted(RECIPE_FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_recipe_is_understood_and_opens_with_its_facts(file):
-    recipe = TrOCRRecipe.load(file)
+    recipe = load_recipe(file)
     header = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for fact in ("paper:", "command:", "cost:", "result:"):
         assert any(fact in line for line in header), fact
-    again = TrOCRRecipe.load(file.stem)
+    again = load_recipe(file.stem)
     assert again.to_dict() == recipe.to_dict()

@@ -13,9 +13,13 @@ from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.cli import main
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.parts.shipped_models import default_ocr_model
-from hf_vlm.training.recipe import RECIPE_FOLDER, TrOCRRecipe
+from hf_vlm.training.image_classification import build_trainer as build_picture_trainer
+from hf_vlm.training.recipe import TrOCRRecipe
+from hf_vlm.training.recipe_files import RECIPE_FOLDER
+from hf_vlm.training.tasks import load_recipe
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
+from tests.training.tiny_pictures import write_pictures
 
 
 def command_of(recipe):
@@ -106,6 +110,52 @@ def test_finetune_lines_command_runs(tmp_path, capsys, monkeypatch):
     assert main([*command_of("trocr-finetune-lines"), "--dry-run"]) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "validation set" in told
+
+
+@pytest.fixture
+def pictures_folder(tmp_path):
+    """Ten classes of small pictures, in the Hub's form."""
+    for split in ("train", "validation"):
+        pictures = write_pictures(tmp_path / "pictures" / split, 2, [f"class {i}" for i in range(10)], size=(32, 32))
+        images = sorted(pictures.glob("*/*.png"))
+        rows = {"image": [str(file) for file in images], "label": [file.parent.name for file in images]}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        rows = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).class_encode_column("label")
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    return tmp_path / "data"
+
+
+def told_by_picture_recipe(command, folder, capsys):
+    """What a recipe's command, as a dry run on few pictures at a time, prints."""
+    words = [word.replace("DATA", str(folder)) for word in command]
+    small = [f"training.output_dir={folder.parent / 'out'}", "training.per_device_train_batch_size=4"]
+    assert main([*words, "--dry-run", *small]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "validation set eval: 20 pictures" in told
+    parameters = int(re.search(r"^all +([\d,]+)", told, re.MULTILINE)[1].replace(",", ""))
+    assert 2_000_000 < parameters < 3_000_000
+    return told
+
+
+def test_vit_image_classification_command_runs(pictures_folder, capsys):
+    told = told_by_picture_recipe(command_of("vit-image-classification"), pictures_folder, capsys)
+    assert "500 steps of 4 pictures" in told and "vision_model.layers" in told and "class " in told
+
+
+def test_swin_image_classification_command_runs(pictures_folder, capsys):
+    told = told_by_picture_recipe(command_of("swin-image-classification"), pictures_folder, capsys)
+    assert "vision_model.stages" in told
+
+
+def test_vit_masked_pretraining_command_runs_and_is_fine_tuned(pictures_folder, capsys):
+    told = told_by_picture_recipe(command_of("vit-masked-pretraining"), pictures_folder, capsys)
+    assert "pixel_decoder.layers" in told
+    places = [f"data.folder={pictures_folder}", f"training.output_dir={pictures_folder.parent / 'masked'}"]
+    trainer = build_picture_trainer(load_recipe("vit-masked-pretraining", places))
+    trainer.save_model()
+    from_masked = ["model.config=null", f"model.pretrained={pictures_folder.parent / 'masked'}"]
+    command = [*command_of("vit-image-classification"), *from_masked, "optimizer.layer_decay=0.75"]
+    told_by_picture_recipe(command, pictures_folder, capsys)
 
 
 def test_pretrained_half_precision_folder_is_trained_in_full_precision(recipe_sections, lines_folder, tmp_path):

@@ -188,7 +188,7 @@ class SwinTransformerPreTrainedModel(HubModel):
     @classmethod
     def foreign_weights(cls, config: PreTrainedConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of such a folder or file under our names."""
-        return cls.place(*weights_from_elsewhere(config, weights))
+        return cls.place_weights(*weights_from_elsewhere(config, weights))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

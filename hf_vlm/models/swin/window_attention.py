@@ -38,7 +38,7 @@ class WindowLayout:
     order: torch.Tensor
     restored: torch.Tensor
     natural: torch.Tensor
-    num_windows: tuple[int, int, int, int]
+    num_windows: tuple[int, ...]
 
 
 def window_layout(

@@ -136,7 +136,7 @@ class VisionTransformerEmbeddings(nn.Module):
         patches = self.patch_embedding(pixel_values, pixel_mask)  # (batch, rows * columns, hidden_size)
         if bool_masked_pos is not None and self.mask_token is not None:
             patches = torch.where(bool_masked_pos.bool()[..., None], self.mask_token, patches)
-        prefix = [token for token in (self.cls_token, self.distillation_token) if token is not None]
+        prefix: list[torch.Tensor] = [token for token in (self.cls_token, self.distillation_token) if token is not None]
 
         positions = self.positions()
         if positions is not None:
@@ -159,6 +159,7 @@ class VisionTransformerEmbeddings(nn.Module):
 
     def _feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Float (batch, channels, height, width) -> the backbone's map, float (batch, backbone channels, rows, columns)."""
+        assert self.backbone is not None
         layout = self._backbone_layout(*pixel_values.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
             tokens = vision_features(self.backbone, pixel_values, layer=self.config.backbone_layer).features

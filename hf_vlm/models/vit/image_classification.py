@@ -65,21 +65,21 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
             pooled = (
                 tokens[:, 0] if self.config.use_cls_token else tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
             )
-        all_logits, all_labels = [self.classifier(pooled)], [labels]
+        logits = self.classifier(pooled)
+        loss = None if labels is None else self._loss(logits, labels)
         if self.distillation_classifier is not None:
-            all_logits.append(self.distillation_classifier(tokens[:, 1]))
-            all_labels.append(labels if distillation_labels is None else distillation_labels)
-        loss = None
-        if labels is not None:
-            smoothing = self.config.label_smoothing if self.training else 0.0
-            losses = [
-                classification_loss(logits, target, problem_type=self.config.problem_type, label_smoothing=smoothing)
-                for logits, target in zip(all_logits, all_labels, strict=True)
-            ]
-            loss = sum(losses) / len(losses)
+            of_token = self.distillation_classifier(tokens[:, 1])
+            if labels is not None:
+                taught = labels if distillation_labels is None else distillation_labels
+                loss = (self._loss(logits, labels) + self._loss(of_token, taught)) / 2
+            logits = (logits + of_token) / 2
         return ImageClassifierOutput(
             loss=loss,
-            logits=sum(all_logits) / len(all_logits),
+            logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        return classification_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)

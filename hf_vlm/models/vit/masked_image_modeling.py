@@ -15,6 +15,7 @@ Source: Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254; He et al. 2022
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.attention import SelfAttention
-from ...blocks.patch_embed import as_pair
+from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.patch_masks import block_patch_mask, num_masked_patches, random_patch_mask
 from ...blocks.position_embedding import resample_positions, sincos_positions
 from ...blocks.transformer import PreNormLayer
@@ -166,7 +167,7 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         bool_masked_pos: torch.Tensor | None = None,
         code_ids: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> VisionTransformerMaskedImageModelingOutput:
         """Hide patches and predict them.
 
@@ -179,51 +180,63 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         Raises:
             ValueError: if the pictures don't suit the model, or mask or codes are of another grid.
         """
-        rows, columns = self.vision_model.grid_size(*pixel_values.shape[-2:])
-        batch, num_patches = len(pixel_values), rows * columns
+        check_pixels(pixel_values, self.config.num_channels)
+        grid = self.vision_model.grid_size(*pixel_values.shape[-2:])
         if code_ids is not None:
-            self._check_codes(code_ids, batch, (rows, columns))
+            self._check_codes(code_ids, len(pixel_values), grid)
         if bool_masked_pos is None:
+            assert self.config.mask_ratio is not None  # the config fills it in
             draw = block_patch_mask if self.config.mask_pattern == "blocks" else random_patch_mask
-            bool_masked_pos = draw(batch, (rows, columns), self.config.mask_ratio, pixel_values.device)
-            num_visible = num_patches - num_masked_patches((rows, columns), self.config.mask_ratio)
-        elif tuple(bool_masked_pos.shape) != (batch, num_patches):
-            raise ValueError(
-                f"`bool_masked_pos` must be (batch, rows * columns), {(batch, num_patches)} for {rows} x {columns} "
-                f"patches, got {tuple(bool_masked_pos.shape)}. Make the mask for that grid."
-            )
+            hidden = draw(len(pixel_values), grid, self.config.mask_ratio, pixel_values.device)
+            num_visible = grid[0] * grid[1] - num_masked_patches(grid, self.config.mask_ratio)
         else:
-            num_visible = self._num_visible(bool_masked_pos)
-        hidden = bool_masked_pos.bool()
+            hidden = bool_masked_pos.bool()
+            num_visible = self._num_visible(hidden, (len(pixel_values), grid[0] * grid[1]))
+        kwargs["interpolate_pos_encoding"] = interpolate_pos_encoding
         if self.code_head is not None:
-            outputs = self.vision_model(
-                pixel_values,
-                bool_masked_pos=hidden,
-                interpolate_pos_encoding=interpolate_pos_encoding,
-                **kwargs,
-            )
-            logits = self.code_head(outputs.last_hidden_state[:, self.config.num_prefix_tokens :])
-            loss, reconstruction = None, None
-            if code_ids is not None:
-                losses = F.cross_entropy(
-                    logits.float().transpose(1, 2), code_ids.flatten(1).to(logits.device), reduction="none"
-                )
-                loss = mean_over(losses, hidden)
-        else:
-            order = hidden.int().argsort(dim=1, stable=True)  # visible patches, then hidden ones
-            outputs = self.vision_model(
-                pixel_values,
-                visible_patches=order[:, :num_visible],
-                interpolate_pos_encoding=interpolate_pos_encoding,
-                **kwargs,
-            )
-            positions = self._decoder_positions((rows, columns), interpolate_pos_encoding)
-            drawn = self.pixel_decoder(outputs.last_hidden_state, order.argsort(dim=1), positions).float()
-            loss, reconstruction = self._compare_pixels(drawn, pixel_values.float(), hidden)
-            logits = None
+            return self._predict_codes(self.code_head, pixel_values, hidden, code_ids, **kwargs)
+        assert self.pixel_decoder is not None
+        return self._predict_pixels(self.pixel_decoder, pixel_values, hidden, num_visible, **kwargs)
+
+    def _predict_codes(
+        self,
+        head: CodeHead,
+        pixel_values: torch.Tensor,
+        hidden: torch.Tensor,
+        code_ids: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> VisionTransformerMaskedImageModelingOutput:
+        outputs = self.vision_model(pixel_values, bool_masked_pos=hidden, **kwargs)
+        logits = head(outputs.last_hidden_state[:, self.config.num_prefix_tokens :])
+        loss = None
+        if code_ids is not None:
+            targets = code_ids.flatten(1).to(logits.device)
+            loss = mean_over(F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none"), hidden)
         return VisionTransformerMaskedImageModelingOutput(
             loss=loss,
             logits=logits,
+            bool_masked_pos=hidden,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _predict_pixels(
+        self,
+        decoder: PixelDecoder,
+        pixel_values: torch.Tensor,
+        hidden: torch.Tensor,
+        num_visible: int,
+        **kwargs: Any,
+    ) -> VisionTransformerMaskedImageModelingOutput:
+        order = hidden.int().argsort(dim=1, stable=True)  # visible patches, then hidden ones
+        outputs = self.vision_model(pixel_values, visible_patches=order[:, :num_visible], **kwargs)
+        positions = decoder.positions
+        if kwargs["interpolate_pos_encoding"]:
+            positions = self._stretched_positions(decoder, self.vision_model.grid_size(*pixel_values.shape[-2:]))
+        drawn = decoder(outputs.last_hidden_state, order.argsort(dim=1), positions).float()
+        loss, reconstruction = self._compare_pixels(drawn, pixel_values.float(), hidden)
+        return VisionTransformerMaskedImageModelingOutput(
+            loss=loss,
             reconstruction=reconstruction,
             bool_masked_pos=hidden,
             hidden_states=outputs.hidden_states,
@@ -235,13 +248,10 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         super().resize(image_size)
         if self.pixel_decoder is not None:
             grid = self.vision_model.grid_size(*as_pair(self.config.image_size))
-            self.pixel_decoder.positions = self._decoder_positions(grid, True).clone()
+            self.pixel_decoder.positions = self._stretched_positions(self.pixel_decoder, grid).clone()
             self.pixel_decoder.grid = grid
 
-    def _decoder_positions(self, grid: tuple[int, int], is_stretched: bool) -> torch.Tensor:
-        decoder = self.pixel_decoder
-        if not is_stretched:
-            return decoder.positions
+    def _stretched_positions(self, decoder: PixelDecoder, grid: tuple[int, int]) -> torch.Tensor:
         mode = self.config.position_resampling
         return resample_positions(decoder.positions, grid, decoder.grid, decoder.num_placed, mode)
 
@@ -281,15 +291,20 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
                     "`num_codes` to the size of the tokenizer's codebook."
                 )
 
-    def _num_visible(self, bool_masked_pos: torch.Tensor) -> int:
+    def _num_visible(self, hidden: torch.Tensor, shape: tuple[int, int]) -> int:
+        if tuple(hidden.shape) != shape:
+            raise ValueError(
+                f"`bool_masked_pos` must be (batch, rows * columns), {shape}, got {tuple(hidden.shape)}. Make the mask for "
+                "the grid of these pictures."
+            )
         if self.code_head is not None:
-            return 0  # mask tokens stand in: all patches are seen
-        counts = (~bool_masked_pos.bool()).sum(dim=1)
-        if counts.min() != counts.max() or counts.min() == 0 or counts.max() == bool_masked_pos.shape[1]:
+            return shape[1]  # mask tokens stand in for the hidden ones
+        counts = (~hidden).sum(dim=1)
+        if counts.min() != counts.max() or counts.min() == 0 or counts.max() == shape[1]:
             raise ValueError(
                 "`bool_masked_pos` must hide as many patches in every picture, some but not all, got "
-                f"{bool_masked_pos.sum(dim=1).tolist()[:8]} of {bool_masked_pos.shape[1]}. Draw the masks with "
-                "`blocks.patch_masks`, or leave them out."
+                f"{hidden.sum(dim=1).tolist()[:8]} of {shape[1]}. Draw the masks with `blocks.patch_masks`, or leave them "
+                "out."
             )
         return int(counts[0])
 

@@ -90,7 +90,7 @@ class VisionTransformerPreTrainedModel(HubModel):
     @classmethod
     def foreign_weights(cls, config: PreTrainedConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of such a folder under our names."""
-        return cls.place(*weights_from_home(config, weights))
+        return cls.place_weights(*weights_from_home(config, weights))
 
     @classmethod
     def from_pretrained_parts(cls, backbone: str | PreTrainedModel, **settings: Any) -> Any:

@@ -115,10 +115,12 @@ def test_head_has_as_many_layers_as_asked_for() -> None:
     torch.testing.assert_close(model(pixel_values).logits, vector @ last.weight.T + last.bias)
 
 
-def test_reset_head_is_saved_and_reloaded(tmp_path: Path) -> None:
-    model = tiny_classifier(num_linear_layers=2, use_distillation_token=True, use_distillation_head=True)
+@pytest.mark.parametrize("has_both", [True, False])
+def test_reset_head_is_saved_and_reloaded(has_both: bool, tmp_path: Path) -> None:
+    model = tiny_classifier(num_linear_layers=2, use_distillation_token=has_both, use_distillation_head=has_both)
     model.reset_head(num_labels=7)
-    assert model.distillation_classifier.output_layer.weight.shape == (7, 16)
+    if has_both:
+        assert model.distillation_classifier.output_layer.weight.shape == (7, 16)
     assert torch.equal(model(torch.randn(1, 3, 32, 32)).logits, torch.zeros(1, 7))
     model.save_pretrained(tmp_path)
     reloaded = VisionTransformerForImageClassification.from_pretrained(tmp_path)

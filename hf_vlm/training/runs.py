@@ -1,0 +1,107 @@
+"""What every training run does around the Trainer: its settings, going on from a checkpoint, what it leaves behind."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import Trainer
+from transformers.integrations import is_tensorboard_available
+
+from hf_vlm.training.checkpoints import last_complete_checkpoint
+from hf_vlm.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def training_arguments(recipe: Recipe, defaults: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
+    """The Trainer's settings, of the recipe's `arguments_class`: the recipe's, over defaults.
+
+    Args:
+        defaults: settings where the recipe has none.
+        fixed: what the trainer needs to be right; a recipe that asks for something else is refused.
+
+    Raises:
+        ValueError: if the recipe asks for one of `fixed` otherwise, or the settings contradict each other.
+        ImportError: if it asks for tensorboard and that is missing.
+    """
+    settings: dict[str, Any] = {
+        "save_total_limit": 2,
+        "use_cpu": not torch.accelerator.is_available(),  # without it `bf16` is refused where there is no accelerator
+        **defaults,
+        **recipe.training,
+    }
+    for name, value in fixed.items():
+        if settings.setdefault(name, value) != value:
+            raise ValueError(
+                f"`training.{name}` must be {value!r} for {recipe.task}, got {settings[name]!r}. Leave it out."
+            )
+    arguments = recipe.arguments_class(**settings)
+    if "tensorboard" in arguments.report_to and not is_tensorboard_available():
+        raise ImportError(
+            "`training.report_to` wants the package tensorboard, got none. Run `pip install 'hf-vlm[train]'`."
+        )
+    return arguments
+
+
+def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
+    """Trains, and saves model, processor, the recipe as it was run and the trainer's state in `training.output_dir`.
+
+    Args:
+        trainer: of the recipe.
+        recipe: what is trained.
+        resume: go on from the last complete checkpoint in the output folder, if there is one.
+
+    Raises:
+        ValueError: if the checkpoints are of another model or optimizer, or a row can't be read.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    if checkpoint is not None:
+        _check_same_model(recipe, output_dir / "recipe.yaml")
+        logger.warning("Going on from %s.", checkpoint)
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "recipe.yaml").write_text(
+            yaml.safe_dump(recipe.to_dict(), allow_unicode=True, sort_keys=False), encoding="utf-8"
+        )
+        report = getattr(trainer.model, "weight_report", None)
+        if report is not None:
+            print(report.table())
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (ValueError, OSError) as error:
+        if not str(error).startswith("Caught "):
+            raise
+        raise _without_worker_traceback(error) from None
+    trainer.save_model()
+    trainer.save_state()
+
+
+def _without_worker_traceback(error: Exception) -> Exception:
+    """The error as it was raised, before a worker process of the data loader wrapped its traceback around it."""
+    *_, last = str(error).strip().splitlines()
+    return type(error)(last.partition(": ")[2])
+
+
+def _check_same_model(recipe: Recipe, saved: Path) -> None:
+    """Checks that the checkpoints to go on from are of the model and the optimizer that the recipe describes.
+
+    Raises:
+        ValueError: if the recipe that made them had another section `model` or `optimizer`.
+    """
+    if not saved.is_file():
+        return
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.to_dict()
+    for section in ("model", "optimizer", "data", "training"):
+        of_before = before.get(section, {})
+        changed = [name for name, value in now.get(section, {}).items() if of_before.get(name) != value]
+        if changed and section in ("model", "optimizer"):
+            raise ValueError(
+                f"Checkpoints of this recipe are wanted in {saved.parent}, got those of another `{section}.{changed[0]}`. "
+                "Set another `training.output_dir`, or start anew with `--no-resume`."
+            )
+        if changed:
+            logger.warning("Going on with another `%s` than before: %s.", section, ", ".join(changed))
