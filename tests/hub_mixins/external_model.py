@@ -5,6 +5,8 @@ from unittest.mock import patch
 from transformers_tests import test_modeling_common
 from transformers_tests.test_modeling_common import ModelTesterMixin
 
+from hf_vlm.blocks.patch_embed import PatchEmbedding
+
 
 class ExternalModelMixin(ModelTesterMixin):
     """`ModelTesterMixin` that is told what it would look up in transformers' tables of its own classes.
@@ -31,3 +33,19 @@ class ExternalModelMixin(ModelTesterMixin):
         patcher = patch.object(test_modeling_common, "get_values", get_values)
         patcher.start()
         self.addCleanup(patcher.stop)
+
+    def test_can_load_ignoring_mismatched_shapes(self) -> None:
+        """Where transformers raises a `RuntimeError` over a shape, ours is a `ValueError` that names the folder."""
+        expect = self.assertRaises
+
+        def expect_ours(error: type[Exception], *args: object, **kwargs: object) -> object:
+            return expect(ValueError if error is RuntimeError else error, *args, **kwargs)
+
+        with patch.object(self, "assertRaises", expect_ours):
+            super().test_can_load_ignoring_mismatched_shapes()
+
+    def test_enable_input_require_grads_with_gradient_checkpointing(self) -> None:
+        """The mixin's test reads the `weight` of what embeds the input; that of patches is their projection's."""
+        weight = property(lambda patches: patches.projection.weight)
+        with patch.object(PatchEmbedding, "weight", weight, create=True):
+            super().test_enable_input_require_grads_with_gradient_checkpointing()

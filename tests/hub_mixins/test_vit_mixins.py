@@ -1,5 +1,6 @@
 """transformers' own model, backbone, config and image-processor tests on our vision transformer."""
 
+import tempfile
 import unittest
 
 import torch
@@ -82,14 +83,33 @@ class VisionTransformerModelTest(ExternalModelMixin, unittest.TestCase):
         self.model_tester = VisionTransformerModelTester(**self.settings)
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
-        """Masked models get a mask, lest each call draw one, and codes to learn; the mixin's own mask hides nothing."""
+        """Masked models get codes to learn, and a mask, lest each call draw one; the mixin's own hides nothing.
+
+        In training the classifier gets the mask too: the tester's config has a mask token, and no weight is to idle.
+        """
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
-        if model_class is VisionTransformerForMaskedImageModeling:
+        is_masked_model = model_class is VisionTransformerForMaskedImageModeling
+        if is_masked_model or (return_labels and model_class is VisionTransformerForImageClassification):
             hidden = torch.arange(self.model_tester.mask_length) < self.model_tester.num_masks
-            inputs["bool_masked_pos"] = hidden.expand(len(inputs["pixel_values"]), -1)
-            if return_labels and self.settings["masked_image_target"] == "codes":
-                inputs["code_ids"] = torch.zeros(inputs["bool_masked_pos"].shape, dtype=torch.long)
+            inputs["bool_masked_pos"] = hidden.repeat(len(inputs["pixel_values"]), 1)
+        if is_masked_model and return_labels and self.settings["masked_image_target"] == "codes":
+            inputs["code_ids"] = torch.zeros(inputs["bool_masked_pos"].shape, dtype=torch.long)
         return inputs
+
+    def test_model_outputs_equivalence(self) -> None:
+        """The mixin's test subtracts outputs from each other; among those of a masked model is the mask, which is bool."""
+        masked = VisionTransformerForMaskedImageModeling
+        with_mask = masked in self.all_model_classes
+        self.all_model_classes = tuple(
+            model_class for model_class in self.all_model_classes if model_class is not masked
+        )
+        super().test_model_outputs_equivalence()
+        if with_mask:
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            inputs = self._prepare_for_class(inputs, masked, return_labels=True) | {"output_hidden_states": True}
+            with torch.no_grad():
+                model = masked(config).eval()
+                torch.testing.assert_close(model(**inputs, return_dict=False), model(**inputs).to_tuple())
 
     def test_model_get_set_embeddings(self) -> None:
         """The mixin's test insists on an `nn.Embedding`; pictures have patches."""
@@ -147,6 +167,22 @@ class DeitSettingsModelTest(VisionTransformerModelTest):
         super().setUp()
         self.model_tester.seq_length = 1 + 1 + 2 + (16 // 4) ** 2
 
+    def test_can_load_ignoring_mismatched_shapes(self) -> None:
+        """The mixin's test knows of one head with as many outputs as labels; here are two."""
+        model = VisionTransformerForImageClassification(self.model_tester.get_config())
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            with self.assertRaises(ValueError):
+                type(model).from_pretrained(folder, num_labels=42)
+            loaded = type(model).from_pretrained(folder, num_labels=42, ignore_mismatched_sizes=True)
+        saved = model.state_dict()
+        shapes = {
+            name: tuple(new.shape) for name, new in loaded.state_dict().items() if not torch.equal(new, saved[name])
+        }
+        of_a_head = {"output_layer.weight": (42, 32), "output_layer.bias": (42,)}
+        heads = ("classifier", "distillation_classifier")
+        self.assertEqual(shapes, {f"{head}.{name}": shape for head in heads for name, shape in of_a_head.items()})
+
 
 class HybridSettingsModelTest(VisionTransformerModelTest):
     """Patches of a CNN's feature map, positions by row and column."""
@@ -181,6 +217,11 @@ class PixelsModelTest(VisionTransformerModelTest):
     def setUp(self) -> None:
         super().setUp()
         self.model_tester.seq_length = 1 + self.model_tester.mask_length - self.model_tester.num_masks
+
+    def check_training_gradient_checkpointing(self, **kwargs: object) -> None:
+        """Every weight is to have a gradient; the tester's mask token stands in for codes only."""
+        self.model_tester = VisionTransformerModelTester(**self.settings, use_mask_token=False)
+        super().check_training_gradient_checkpointing(**kwargs)
 
 
 @strict

@@ -15,6 +15,7 @@ Source: Liu et al. 2021, section 3.2, https://arxiv.org/abs/2103.14030
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,13 +32,11 @@ class WindowLayout:
     Attributes:
         order: int64 (batch * padded patches,), the place in the padded maps of each patch of the windows.
         restored: int64 (batch * patches,), the place in the windows of each patch of the maps.
-        natural: int64 (windows,), the place of each window when counted picture by picture and row by row.
         num_windows: how many windows there are of each kind: plain, last column, last row, corner.
     """
 
     order: torch.Tensor
     restored: torch.Tensor
-    natural: torch.Tensor
     num_windows: tuple[int, ...]
 
 
@@ -50,8 +49,6 @@ def window_layout(
         window: (rows, columns) of a window. A map that is no multiple of it is padded at the bottom and on the right.
         shift: patches, (up, left).
     """
-    if torch.compiler.is_compiling():
-        return _window_layout(batch, grid, window, shift, device)
     with torch.inference_mode(False):  # what is kept for later must serve training too
         return _kept_window_layout(batch, grid, window, shift, device)
 
@@ -59,17 +56,9 @@ def window_layout(
 def _window_layout(
     batch: int, grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: torch.device
 ) -> WindowLayout:
-    (rows, columns), (window_rows, window_columns) = padded_size(grid, window), window
-    down, across = rows // window_rows, columns // window_columns  # windows along each axis
-    patches = torch.arange(rows * columns, device=device).view(rows, columns).roll((-shift[0], -shift[1]), (0, 1))
-    windows = patches.view(down, window_rows, across, window_columns).transpose(1, 2).flatten(2).flatten(0, 1)
-    is_last_row = (torch.arange(down, device=device) == down - 1) if shift[0] else torch.zeros(down, device=device)
-    is_last_column = (
-        (torch.arange(across, device=device) == across - 1) if shift[1] else torch.zeros(across, device=device)
-    )
-    kind = (2 * is_last_row.int()[:, None] + is_last_column.int()[None, :]).flatten()  # (down * across,)
-    by_kind = torch.argsort(kind, stable=True)
-    last_rows, last_columns = int(shift[0] > 0), int(shift[1] > 0)
+    rows, columns = padded_size(grid, window)
+    down, across = rows // window[0], columns // window[1]  # windows along each axis
+    last_rows, last_columns = int(shift[0] > 0), int(shift[1] > 0)  # how many of them hold two borders
     of_a_picture = (
         (down - last_rows) * (across - last_columns),
         (down - last_rows) * last_columns,
@@ -77,15 +66,22 @@ def _window_layout(
         last_rows * last_columns,
     )
     pictures = torch.arange(batch, device=device)[:, None]
-    order, natural = [], []
-    for of_kind in by_kind.split(of_a_picture):
-        places = windows[of_kind].flatten()[None, :] + pictures * (rows * columns)  # (batch, patches of that kind)
-        order.append(places.flatten())
-        natural.append((of_kind[None, :] + pictures * (down * across)).flatten())
-    in_order = torch.cat(order)
-    restored = torch.empty_like(in_order).scatter_(0, in_order, torch.arange(len(in_order), device=device))
+    places = torch.arange(rows * columns, device=device).view(rows, columns).roll((-shift[0], -shift[1]), (0, 1))
+    places = places.view(down, window[0], across, window[1]).transpose(1, 2)  # (down, across, *window)
+    order = torch.cat([(pictures * (rows * columns) + of_kind).flatten() for of_kind in _kinds(places, shift)])
+    restored = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
     restored = restored.view(batch, rows, columns)[:, : grid[0], : grid[1]].flatten()
-    return WindowLayout(in_order, restored, torch.cat(natural), tuple(batch * count for count in of_a_picture))
+    return WindowLayout(order, restored, tuple(batch * count for count in of_a_picture))
+
+
+def _kinds(windows: torch.Tensor, shift: tuple[int, int]) -> list[torch.Tensor]:
+    """Something of each window, (down, across, ...), flattened by kind: plain, last column, last row, corner."""
+    down, across = windows.shape[0] - (shift[0] > 0), windows.shape[1] - (shift[1] > 0)
+    return [
+        part.flatten()
+        for of_rows in (windows[:down], windows[down:])
+        for part in (of_rows[:, :across], of_rows[:, across:])
+    ]
 
 
 _kept_window_layout = lru_cache(maxsize=64)(_window_layout)
@@ -153,7 +149,7 @@ class WindowAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         *,
         grid: tuple[int, int],
-        **kwargs: object,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mix the patches of each window.
 
@@ -170,37 +166,85 @@ class WindowAttention(nn.Module):
         assert attention_mask is None
         batch, _, width = hidden_states.shape
         window, shift = self.window_and_shift(grid)
-        layout = window_layout(batch, grid, window, shift, hidden_states.device)
         padded = padded_size(grid, window)
         if padded != grid:
             hidden_states = hidden_states.view(batch, *grid, width)
             hidden_states = nn.functional.pad(
                 hidden_states, (0, 0, 0, padded[1] - grid[1], 0, padded[0] - grid[0])
             ).flatten(1, 2)
-        patches = window[0] * window[1]
-        windows = hidden_states.flatten(0, 1).index_select(0, layout.order)  # (windows * patches, hidden_size)
-        projected = self.qkv_proj(windows).view(-1, patches, 3, self.num_heads, self.head_dim)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (windows, heads, patches, head_dim)
+        if torch.compiler.is_compiling() or self.config._attn_implementation == "eager":
+            return self._mix_rolled(hidden_states, grid, window, shift, **kwargs)
+        return self._mix_gathered(hidden_states, grid, window, shift, **kwargs)
 
-        index = relative_position_index(window, self.relative_position_bias.window, device=hidden_states.device)
-        bias = self.relative_position_bias(index).to(query.dtype)  # (1, heads, patches, patches)
-        attend = attention_kernel(self, query)
-        arguments = {"dropout": self.dropout if self.training else 0.0, "scaling": self.scaling, **kwargs}
+    def _mix_gathered(
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        window: tuple[int, int],
+        shift: tuple[int, int],
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Windows of one kind after the other: a pass over memory to gather them, one to bring them back."""
+        batch, _, width = hidden_states.shape
+        layout = window_layout(batch, grid, window, shift, hidden_states.device)
+        windows = hidden_states.flatten(0, 1).index_select(0, layout.order).view(-1, window[0] * window[1], width)
+        parts = self._project(windows)
+        bias = self._bias(window)
         if shift == (0, 0):
-            mixed, weights = attend(self, query, key, value, bias, **arguments)
+            mixed, _ = self._attend(*parts, bias, **kwargs)
         else:
             biases = bias.masked_fill(~shift_masks(window, shift, bias.device)[:, None], -torch.inf)
-            groups = [
-                attend(self, *parts, biases[kind : kind + 1], **arguments)
-                for kind, parts in enumerate(
-                    zip(*(tensor.split(layout.num_windows) for tensor in (query, key, value)), strict=True)
-                )
-                if len(parts[0])
-            ]
-            mixed = torch.cat([group[0] for group in groups])
-            weights = torch.cat([group[1] for group in groups]) if groups[0][1] is not None else None
-        if weights is not None:
-            weights = torch.empty_like(weights).index_copy(0, layout.natural, weights)
-
+            of_kinds = zip(*(part.split(layout.num_windows) for part in parts), biases[:, None], strict=True)
+            mixed = torch.cat([self._attend(*of_kind, **kwargs)[0] for of_kind in of_kinds if len(of_kind[0])])
         mixed = self.o_proj(mixed.reshape(-1, width)).index_select(0, layout.restored)
-        return mixed.view(batch, -1, width), weights
+        return mixed.view(batch, -1, width), None
+
+    def _mix_rolled(
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        window: tuple[int, int],
+        shift: tuple[int, int],
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Windows row by row of each picture, a mask for each: as attention weights are to be read, and as a compiler likes
+        it, which fuses a roll into whatever reads it, but not a gather by a table.
+        """
+        batch, _, width = hidden_states.shape
+        rows, columns = padded_size(grid, window)
+        down, across, patches = rows // window[0], columns // window[1], window[0] * window[1]
+        maps = hidden_states.view(batch, rows, columns, width).roll((-shift[0], -shift[1]), (1, 2))
+        windows = maps.view(batch, down, window[0], across, window[1], width).transpose(2, 3)
+        bias = self._bias(window)
+        if shift != (0, 0):
+            # Rows of windows that are not the last may mix all rows of patches, and so for columns.
+            _, same_column, same_row, _ = shift_masks(window, shift, bias.device)
+            is_plain_row = torch.arange(down, device=bias.device)[:, None, None, None] < down - 1
+            is_plain_column = torch.arange(across, device=bias.device)[:, None, None] < across - 1
+            allowed = (is_plain_row | same_row) & (is_plain_column | same_column)  # (down, across, patches, patches)
+            bias = bias.masked_fill(~allowed.flatten(0, 1)[:, None], -torch.inf)  # (windows, heads, patches, patches)
+            bias = bias.expand(batch, -1, -1, -1, -1).flatten(0, 1)
+        mixed, weights = self._attend(*self._project(windows.reshape(-1, patches, width)), bias, **kwargs)
+        mixed = self.o_proj(mixed.reshape(-1, patches, width))
+        mixed = mixed.view(batch, down, across, *window, width).transpose(2, 3).reshape(batch, rows, columns, width)
+        mixed = mixed.roll(shift, (1, 2))[:, : grid[0], : grid[1]]
+        return mixed.reshape(batch, -1, width), weights
+
+    def _project(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of float (windows, patches, hidden_size): each (windows, heads, patches, head_dim)."""
+        projected = self.qkv_proj(windows).unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def _bias(self, window: tuple[int, int]) -> torch.Tensor:
+        """What is added to the scores, float (1, heads, patches, patches); of a smaller window the table's middle."""
+        table = self.relative_position_bias
+        index = relative_position_index(window, table.window, device=table.table.device)
+        return table(index)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attend = attention_kernel(self, query)
+        dropout = self.dropout if self.training else 0.0
+        return attend(self, query, key, value, bias.to(query.dtype), dropout=dropout, scaling=self.scaling, **kwargs)

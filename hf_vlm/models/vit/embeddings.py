@@ -59,7 +59,7 @@ class VisionTransformerEmbeddings(nn.Module):
             self.position_embedding = nn.Parameter(torch.zeros(1, num_positions, width))
         elif config.position_embedding == "sincos":  # saved, so that a resampled table comes back as such
             del self.position_embedding
-            self.register_buffer("position_embedding", torch.zeros(1, num_positions, width))
+            self.register_buffer("position_embedding", self.fixed_positions().to(torch.get_default_dtype()))
         elif config.position_embedding == "learned_2d":
             self.prefix_positions = nn.Parameter(torch.zeros(1, self.num_placed, width)) if self.num_placed else None
             self.row_positions = nn.Parameter(torch.zeros(1, rows, width // 2))

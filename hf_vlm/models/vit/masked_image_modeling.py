@@ -82,7 +82,7 @@ class PixelDecoder(nn.Module):
         self.embedding = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions: torch.Tensor
-        self.register_buffer("positions", torch.zeros(1, self.num_placed + grid[0] * grid[1], width))
+        self.register_buffer("positions", self.fixed_positions().to(torch.get_default_dtype()))
         self.layers = nn.ModuleList(
             PreNormLayer(
                 SelfAttention(config, hidden_size=width, num_heads=config.decoder_num_attention_heads),
@@ -98,7 +98,7 @@ class PixelDecoder(nn.Module):
 
     def fixed_positions(self) -> torch.Tensor:
         """What the table of positions starts from."""
-        return sincos_positions(self.grid, self.num_placed, self.positions.shape[-1])
+        return sincos_positions(self.grid, self.num_placed, self.mask_token.shape[-1])
 
     def forward(self, tokens: torch.Tensor, places: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Draw all patches.
@@ -127,6 +127,7 @@ class PixelDecoder(nn.Module):
 class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
     """Predicts the codes (BEiT) or the pixels (MAE) of hidden patches."""
 
+    may_be_new = ("pooler", "mask_token")  # an encoder that was never pre-trained so can be
     heads = ("code_head", "pixel_decoder")
     accepts_loss_kwargs = False  # the loss is a mean over patches: the Trainer is to average accumulated batches
 

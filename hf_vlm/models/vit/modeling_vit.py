@@ -117,6 +117,9 @@ class VisionTransformerPreTrainedModel(HubModel):
             for token in (module.cls_token, module.distillation_token, module.mask_token):
                 if token is not None:
                     init.zeros_(token)
+            # Of the picture's own scale, as in the paper's code (Flax's default); smaller, positions drown the patches.
+            projection = module.patch_embedding.projection.weight
+            init.trunc_normal_(projection, std=projection[0].numel() ** -0.5)
             std = self.config.initializer_range
             if module.register_tokens is not None:  # equal ones would stay equal
                 init.trunc_normal_(module.register_tokens, std=std)

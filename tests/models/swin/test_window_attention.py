@@ -81,7 +81,6 @@ def test_layout_is_a_permutation_that_comes_back() -> None:
     restored = layout.order[layout.restored].view(3, 6, 9)
     wanted = torch.arange(3 * 8 * 12).view(3, 8, 12)[:, :6, :9]
     assert torch.equal(restored, wanted)
-    assert sorted(layout.natural.tolist()) == list(range(3 * 2 * 3))
     assert layout.num_windows == (3 * 1 * 2, 3 * 1 * 1, 3 * 1 * 2, 3 * 1 * 1)
 
 

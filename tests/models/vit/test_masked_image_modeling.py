@@ -8,8 +8,10 @@ from transformers import (
     AutoModelForMaskedImageModeling,
     BeitConfig,
     BeitForMaskedImageModeling,
+    ViTConfig,
     ViTMAEConfig,
     ViTMAEForPreTraining,
+    ViTModel,
 )
 
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
@@ -132,6 +134,15 @@ def test_pixels_equal_the_home_implementation(norm_pix_loss: bool, tmp_path: Pat
 def tiny(**settings: object) -> VisionTransformerForMaskedImageModeling:
     torch.manual_seed(0)
     return VisionTransformerForMaskedImageModeling(VisionTransformerConfig(**{"hidden_size": 16, **settings})).eval()
+
+
+def test_any_encoder_can_be_pre_trained_further(tmp_path: Path) -> None:
+    random_model(ViTModel, ViTConfig, {}).save_pretrained(tmp_path)
+    model = VisionTransformerForMaskedImageModeling.from_pretrained(
+        tmp_path, masked_image_target="codes", num_codes=9, use_mask_token=True
+    )
+    assert torch.equal(model.vision_model.embeddings.mask_token, torch.zeros(1, 1, 24))
+    assert model(torch.randn(1, 3, 32, 32)).logits.shape == (1, 16, 9)
 
 
 @torch.no_grad()
