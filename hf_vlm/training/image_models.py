@@ -57,7 +57,7 @@ def build_model(recipe: ImageRecipe, names: Sequence[str]) -> tuple[PreTrainedMo
             model_class = auto_class._model_mapping[VisionTransformerConfig]
             refuse_unknown_settings(settings, VisionTransformerConfig)
             model = model_class.from_pretrained_parts(backbone=section.backbone, **settings, **_labels(names))
-            processor = _resized(_saved_processor(section.backbone, model.config), model.config)
+            processor = _normalising_like(_saved_processor(section.backbone, model.config), model.config)
         else:
             given = {name: value for name, value in (section.config or {}).items() if name != "num_labels"}
             refuse_unknown_settings(settings, type(build_config(given, "model.config")))
@@ -213,6 +213,20 @@ def _new_processor(config: PreTrainedConfig) -> Any:
         for statistic in ("image_mean", "image_std"):
             setattr(processor, statistic, [0.5])
     return processor
+
+
+def _normalising_like(processor: Any, config: PreTrainedConfig) -> Any:
+    """A new processor for a model on a backbone, which sees pixels as that backbone's own processor makes them."""
+    black, white = (
+        processor(images=[Image.new("RGB", (64, 64), (level, level, level))], return_tensors="pt")["pixel_values"][0]
+        .double()
+        .mean(dim=(1, 2))
+        for level in (0, 255)
+    )
+    deviation = 1 / (white - black)
+    new = _new_processor(config)
+    new.image_mean, new.image_std = (-black * deviation).tolist(), deviation.tolist()
+    return new
 
 
 def _resized(processor: Any, config: PreTrainedConfig) -> Any:

@@ -297,14 +297,23 @@ def test_image_size_reaches_model_processor_and_pictures(sections, tmp_path):
 
 
 def test_backbone_of_a_recipe_is_the_pretrained_one(sections, tmp_path):
-    from transformers import ResNetConfig, ResNetModel
+    from PIL import Image
+    from transformers import BitImageProcessor, ResNetConfig, ResNetModel
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     backbone = ResNetModel(config)
     backbone.save_pretrained(tmp_path / "cnn")
     settings = {"image_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sections["model"] = {"backbone": str(tmp_path / "cnn"), "settings": settings}
-    model = train(picture_recipe_of(sections, "training.max_steps=1", "training.learning_rate=0")).model
+    of_backbone = BitImageProcessor(size={"shortest_edge": 80}, image_mean=[0.2, 0.3, 0.4], image_std=[0.5, 0.4, 0.3])
+    of_backbone.save_pretrained(tmp_path / "cnn")
+    trainer = train(picture_recipe_of(sections, "training.max_steps=1", "training.learning_rate=0"))
+    model, processor = trainer.model, trainer.processing_class
+    picture = Image.new("RGB", (50, 40), (200, 100, 50))
+    seen = processor(picture, return_tensors="pt").pixel_values
+    assert seen.shape == (1, 3, 32, 32)  # of the model's size, in the backbone's range
+    wanted = of_backbone(picture, return_tensors="pt").pixel_values[0, :, 0, 0]
+    torch.testing.assert_close(seen[0, :, 0, 0], wanted, atol=1e-5, rtol=0)
     kept = model.vision_model.embeddings.backbone.state_dict()
     assert all(
         torch.equal(kept[name], value)
