@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+_IGNORED = -100  # a label that carries no loss, torch's default
+
 
 class ClassificationHead(nn.Module):
     """Linear layers with tanh between them.
@@ -64,13 +66,25 @@ def classification_loss(
     if problem_type is None:
         problem_type = "regression" if num_labels == 1 else "single_label_classification"
     if problem_type == "regression":
-        if labels.numel() != logits.numel():
+        if labels.shape not in (logits.shape, (batch,) if num_labels == 1 else logits.shape):
             raise ValueError(
                 f"`labels` must hold {num_labels} numbers a picture, got shape {tuple(labels.shape)} for {batch} "
                 "pictures. Give one number a logit."
             )
         return F.mse_loss(logits, labels.reshape(logits.shape).float())
     of_classes = labels.shape == (batch,) and not labels.is_floating_point()
+    if of_classes and problem_type == "multi_label_classification":
+        raise ValueError(
+            f"`labels` must be float ({batch}, {num_labels}) of 0 and 1 for `multi_label_classification`, got {labels.dtype} "
+            f"({batch},). Set `problem_type` to None for one class a picture."
+        )
+    if of_classes and labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+        lowest, highest = int(labels.min()), int(labels.max())
+        if highest >= num_labels or (lowest < 0 and lowest != _IGNORED):
+            raise ValueError(
+                f"`labels` must be from 0 to {num_labels - 1}, got {lowest} to {highest}. Give the model as many "
+                "`num_labels` as there are classes."
+            )
     if not (of_classes and problem_type == "single_label_classification") and labels.shape != logits.shape:
         raise ValueError(
             f"`labels` must be int64 ({batch},) classes or float ({batch}, {num_labels}), got {labels.dtype} "
@@ -78,7 +92,7 @@ def classification_loss(
         )
     if problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.float())
-    target = labels if of_classes else labels.float()
+    target = labels.long() if of_classes else labels.float()
     return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
 
 

@@ -14,11 +14,16 @@ from torch import nn
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as a pair."""
+    """(height, width) of a size given as one whole number or as a pair.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     if isinstance(size, int):
         return size, size
-    height, width = size
-    return height, width
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(number, int) for number in size):
+        raise ValueError(f"A size must be one whole number or (height, width), got {size!r}. Correct it.")
+    return size[0], size[1]
 
 
 class ConvolutionalStemLayer(nn.Module):
@@ -157,13 +162,25 @@ def check_pixels(pixel_values: torch.Tensor, num_channels: int) -> None:
         pixel_values: float (batch, num_channels, height, width).
 
     Raises:
-        ValueError: if the shape is another, or a pixel is infinite or not a number.
+        TypeError: if it is no tensor.
+        ValueError: if shape or dtype is another, there is no picture, or a pixel is infinite or not a number.
     """
+    if not isinstance(pixel_values, torch.Tensor):
+        raise TypeError(
+            f"`pixel_values` must be a tensor, got {type(pixel_values).__name__}. Use the model's image processor."
+        )
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"`pixel_values` must be (batch, {num_channels}, height, width), got {tuple(pixel_values.shape)}. Use the "
             "model's image processor."
         )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` must be float, got {pixel_values.dtype}. Use the model's image processor, which scales and "
+            "normalises."
+        )
+    if pixel_values.shape[0] == 0:
+        raise ValueError(f"Pictures are wanted, got a batch of none, {tuple(pixel_values.shape)}. Leave it out.")
     if pixel_values.device.type != "cpu" or torch.compiler.is_compiling():
         return
     is_finite = pixel_values.isfinite().flatten(1).all(dim=1)

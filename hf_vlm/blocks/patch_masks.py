@@ -15,8 +15,16 @@ _FLATTEST_BLOCK = 0.3  # height / width
 
 
 def num_masked_patches(grid: tuple[int, int], ratio: float) -> int:
-    """How many patches of a (rows, columns) grid are hidden: at least one, and at least one is left."""
+    """How many patches of a (rows, columns) grid are hidden: at least one, and at least one is left.
+
+    Raises:
+        ValueError: if there is only one patch.
+    """
     num_patches = grid[0] * grid[1]
+    if num_patches < 2:
+        raise ValueError(
+            f"Two patches or more are wanted to hide some, got {grid[0]} x {grid[1]}. Use smaller patches."
+        )
     # What is left is rounded down, as MAE's code has it; the small term undoes binary fractions such as 1 - 0.9.
     return min(max(num_patches - int(num_patches * (1 - ratio) + 1e-9), 1), num_patches - 1)
 

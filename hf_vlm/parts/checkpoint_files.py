@@ -149,7 +149,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             ) from error
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
         raise ValueError(
             f"`{path}` must hold tensors only, got a damaged file or one that pickles other objects, which are never "
             "executed here. Ask its author for `model.safetensors`, or write one yourself where you trust the file."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 
-from ..blocks.classification import ClassificationHead
+from ..blocks.classification import ClassificationHead, validate_head_settings
 
 
 class ResettableHead:
@@ -38,17 +38,20 @@ class ResettableHead:
             num_labels = len(id2label)
         if num_labels is None:
             num_labels = self.config.num_labels
-        if num_labels < 1:
+        if not isinstance(num_labels, int) or num_labels < 1:
             raise ValueError(f"`num_labels` must be at least 1, got {num_labels}. Name the classes in `id2label`.")
+        validate_head_settings(num_linear_layers, 0)
+        if id2label is not None and len(set(id2label.values())) < len(id2label):
+            raise ValueError(f"`id2label` must name each class once, got {list(id2label.values())[:20]}. Rename one.")
+        self.config.problem_type = None
         if id2label is not None:
             self.config.id2label = dict(id2label)
             self.config.label2id = {name: number for number, name in id2label.items()}
         elif num_labels != self.config.num_labels:
             self.config.num_labels = num_labels
         self.config.num_linear_layers = num_linear_layers
-        self.config.validate_head()
         for name in self.heads:
             head = getattr(self, name)
             if head is not None:  # a distillation head is not in every model
                 fresh = ClassificationHead.fresh_like(head.output_layer.weight, num_labels, num_linear_layers)
-                setattr(self, name, fresh)
+                setattr(self, name, fresh.train(head.training))

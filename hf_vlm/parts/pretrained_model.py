@@ -1,5 +1,6 @@
 """The thin base class between `PreTrainedModel` and our models: our own names in files, foreign layouts on loading."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from ..blocks.patch_embed import as_pair
@@ -118,6 +120,7 @@ class HubModel(PreTrainedModel):
             )
         else:
             if isinstance(config, PreTrainedConfig):
+                config = copy.deepcopy(config)  # the caller's stays as it is
                 for name in cls.resizable:
                     if name in stored and as_pair(getattr(config, name)) != as_pair(stored[name]):
                         sizes.setdefault(name, getattr(config, name))
@@ -168,12 +171,28 @@ class HubModel(PreTrainedModel):
         loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
         own_fields = {field.name for field in dataclasses.fields(own_config)}
         own_fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)}  # `dtype` is for loading
+        own_fields |= {"num_labels", "id2label", "label2id", "problem_type"}
         own_fields |= {"out_features", "out_indices"} & set(dir(own_config))  # of a backbone: properties
         for field in own_fields & set(loading):
             setattr(own_config, field, loading.pop(field))
-        model, info = super().from_pretrained(
-            None, *model_args, config=own_config, state_dict=weights, output_loading_info=True, **loading
-        )
+        try:
+            model, info = super().from_pretrained(
+                None, *model_args, config=own_config, state_dict=weights, output_loading_info=True, **loading
+            )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"The tensors of {name_or_path} must have the shapes that its config asks for, got others, listed above. "
+                "Take weights and config of one version; for a new head of other classes pass "
+                "`ignore_mismatched_sizes=True`, for other pictures `image_size`."
+            ) from error
+        beside = tuple(f"{name}." for name in ("classifier", "distillation_classifier", *(cls.heads or ())))
+        if left_over := sorted(name for name in info["unexpected_keys"] if not name.startswith(beside)):
+            raise ValueError(
+                f"Every tensor of {name_or_path} must have its place in the model of its config, got {len(left_over)} "
+                f"without, the first `{left_over[0]}` by our name. Check that config.json belongs to the weights."
+            )
         if model.can_generate():
             _take_generation_settings(model, name_or_path, hub_arguments)
         return model, info
@@ -181,6 +200,11 @@ class HubModel(PreTrainedModel):
     def _refuse_random_weights(self, missing: set[str], name_or_path: str | os.PathLike) -> None:
         may_be_new = (*self.may_be_new, *(self.heads or ()))
         needed = sorted(name for name in missing if not any(part in may_be_new for part in name.split(".")))
+        for head in self.heads or ():  # new as a whole, or not at all
+            module = getattr(self, head, None)
+            own = {f"{head}.{name}" for name in module.state_dict()} if isinstance(module, nn.Module) else set()
+            if own & missing and not own <= missing and not isinstance(module, nn.ModuleDict):
+                needed += sorted(own & missing)
         if needed:
             raise ValueError(
                 f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "

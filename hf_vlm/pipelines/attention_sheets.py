@@ -8,7 +8,6 @@ picture
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -320,13 +319,15 @@ def explain_files(
         target = folder / f"{explainer.name}-relative-position-bias.png"
         bias_sheet(biases, f"{explainer.name}: relative position bias").save(target)
         yield ExplainedFile(explainer.name, [str(target)])
-    names: Counter[str] = Counter()
+    written: set[Path] = set()
     warned = False
     for file, fault in listed_pictures(files):
         result = ExplainedFile(file, error=fault)
-        name = Path(file).stem
-        names[name] += 1
-        target = folder / f"{name}{f'-{names[name]}' if names[name] > 1 else ''}-attention.png"
+        target, again = folder / f"{Path(file).stem}-attention.png", 1
+        while target in written:
+            again += 1
+            target = folder / f"{Path(file).stem}-{again}-attention.png"
+        written.add(target)
         if result.error is None:
             try:
                 _explain(explainer, result, target)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
-from hf_vlm.parts.checkpoint_files import read_config
+from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
@@ -47,7 +47,8 @@ def build_model(recipe: ImageRecipe, names: Sequence[str]) -> tuple[PreTrainedMo
             stored = AutoConfig.from_pretrained(section.pretrained)
             refuse_unknown_settings(settings, type(stored))
             _check_task(stored, auto_class, recipe.task)
-            model = auto_class.from_pretrained(section.pretrained, dtype=torch.float32, **settings)
+            with naming_faults(section.pretrained):
+                model = auto_class.from_pretrained(section.pretrained, dtype=torch.float32, **settings)
             processor = _saved_processor(section.pretrained, model.config)
             if "image_size" in settings:
                 processor = _resized(processor, model.config)
@@ -219,10 +220,10 @@ def _normalising_like(processor: Any, config: PreTrainedConfig) -> Any:
     """A new processor for a model on a backbone, which sees pixels as that backbone's own processor makes them."""
     black, white = (
         processor(images=[Image.new("RGB", (64, 64), (level, level, level))], return_tensors="pt")["pixel_values"][0]
-        .double()
-        .mean(dim=(1, 2))
         for level in (0, 255)
     )
+    middle = (slice(None), black.shape[1] // 2, black.shape[2] // 2)  # a crop may pad the borders
+    black, white = black[middle].double(), white[middle].double()
     deviation = 1 / (white - black)
     new = _new_processor(config)
     new.image_mean, new.image_std = (-black * deviation).tolist(), deviation.tolist()

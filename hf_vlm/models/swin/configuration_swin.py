@@ -8,6 +8,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from ...blocks.classification import validate_head_settings
 from ...blocks.patch_embed import as_pair
+from ...parts.settings import check_ranges
 
 # Table 7 and section 4 of the paper: width, depth, heads and drop path rate (for ImageNet-1K) of each published size.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -101,6 +102,15 @@ class SwinTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
     def num_hidden_layers(self) -> int:
         """How many stages there are: one recorded hidden state each, as in transformers' Swin."""
         return len(self.depths)
+
+    def validate_ranges(self) -> None:
+        """Widths and counts are positive, rates are shares, the activation is known."""
+        check_ranges(
+            self,
+            positive=("embed_dim", "mlp_ratio", "num_channels"),
+            shares=("hidden_dropout_prob", "attention_dropout", "drop_path_rate"),
+            activation="hidden_act",
+        )
 
     def validate_stages(self) -> None:
         """Each stage has layers, and heads that share its width evenly."""

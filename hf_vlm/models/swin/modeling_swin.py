@@ -305,6 +305,10 @@ class SwinTransformerModel(SwinTransformerPreTrainedModel):
         Returns: float (batch, last rows * last columns, hidden_size); the patches and then each stage's map before it is
             merged, float (batch, rows * columns, width); and the (rows, columns) of each of these.
         """
+        if kwargs.get("pixel_mask") is not None:
+            raise ValueError(
+                "Swin's windows see padding as picture, got a `pixel_mask`. Give pictures of one size, without a mask."
+            )
         self._check_pictures(pixel_values, interpolate_pos_encoding)
         pixel_values = pixel_values.to(self.embeddings.patch_embedding.projection.weight.dtype)
         grid = self.embeddings.grid_size(*pixel_values.shape[-2:])

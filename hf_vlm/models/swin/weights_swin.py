@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from transformers import AutoConfig
 
+from ...blocks.patch_embed import as_pair
 from ...blocks.relative_position import num_relative_offsets
 from .configuration_swin import SwinTransformerConfig
 
@@ -128,7 +129,8 @@ def config_from_home(config: dict) -> SwinTransformerConfig | None:
 def config_from_original(weights: Mapping[str, torch.Tensor]) -> SwinTransformerConfig:
     """Our settings for the authors' files, which bring none: all that matters is in the tensors' shapes.
 
-    The picture's size, which only absolute positions depend on, is that of the masks in the file; 224 without.
+    The picture's size, which only absolute positions depend on, is that of the masks in the file, or of a smaller table; 224
+    where there is neither.
 
     Raises:
         ValueError: if the tensors are of another family, or don't fit each other.
@@ -143,9 +145,11 @@ def config_from_original(weights: Mapping[str, torch.Tensor]) -> SwinTransformer
         tables = [weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in range(len(depths))]
         mlp_ratio = len(weights["layers.0.blocks.0.mlp.fc1.weight"]) / len(patches)
         norm = weights["norm.weight"]
-    except KeyError as error:
+        _ = tables[0]
+    except (KeyError, IndexError, ValueError) as error:
+        missing = error if isinstance(error, KeyError) else "layers"
         raise ValueError(
-            f"A Swin file of its authors must hold {error}, got {len(weights)} tensors without it, such as "
+            f"A Swin file of its authors must hold {missing}, got {len(weights)} tensors without it, such as "
             f"{', '.join(f'`{name}`' for name in list(weights)[:3])}. Load it with the class of its own family."
         ) from error
     window = (math.isqrt(len(tables[0])) + 1) // 2
@@ -161,6 +165,10 @@ def config_from_original(weights: Mapping[str, torch.Tensor]) -> SwinTransformer
         grid = math.isqrt(weights["absolute_pos_embed"].shape[1])
     elif masks is not None:
         grid = math.isqrt(len(masks)) * window
+    else:  # a stage whose map is smaller than the window has a smaller table
+        clamped = next((stage for stage, table in enumerate(tables) if len(table) < len(tables[0])), None)
+        if clamped is not None:
+            grid = (math.isqrt(len(tables[clamped])) + 1) // 2 * 2**clamped
     settings = {}
     if "head.weight" in weights:
         settings["num_labels"] = len(weights["head.weight"])
@@ -220,25 +228,32 @@ def weights_from_elsewhere(
             f"{', '.join(f'`{name}`' for name in unknown[:5])}. Load it with the class of its own family."
         )
     for whole, parts in thirds.items():
+        if len(parts) < 3:
+            raise ValueError(
+                f"Queries, keys and values must all be in a Swin file, got {len(parts)} of them for `{whole}`. Copy or "
+                "download it again."
+            )
         base[whole] = torch.cat([parts[part] for part in sorted(parts)])
     for name, tensor in base.items():
         if name.endswith("relative_position_bias.table"):
-            base[name] = _fitted_table(name, tensor, config.window_size)
+            base[name] = _fitted_table(name, tensor, config)
     return base, of_heads
 
 
-def _fitted_table(name: str, table: torch.Tensor, window_size: int | list[int] | tuple[int, ...]) -> torch.Tensor:
+def _fitted_table(name: str, table: torch.Tensor, config: SwinTransformerConfig) -> torch.Tensor:
     """A bias table for the config's window.
 
     The authors' code makes a smaller table where a stage's map is smaller than the window; ours reads the middle of a
     whole one there, so that is where it goes.
     """
-    rows, columns = (window_size, window_size) if isinstance(window_size, int) else window_size
+    rows, columns = as_pair(config.window_size)
     wanted = num_relative_offsets((rows, columns))
     if len(table) == wanted:
         return table
     side, heads = math.isqrt(len(table)), table.shape[-1]
-    if side * side != len(table) or side % 2 == 0 or side > min(2 * rows - 1, 2 * columns - 1):
+    merged = as_pair(config.patch_size)[0] * 2 ** int(name.split(".")[1])  # pixels along a patch of that stage
+    map_side = -(-as_pair(config.image_size)[0] // merged)
+    if map_side >= rows or rows != columns or len(table) != num_relative_offsets((map_side, map_side)):
         raise ValueError(
             f"`{name}` must have {wanted} rows for windows of {rows} x {columns} patches, got {len(table)}. Give the "
             "`window_size` that the weights were trained with; change it afterwards with `resize(window_size=...)`."

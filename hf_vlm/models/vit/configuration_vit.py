@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from ...blocks.classification import validate_head_settings
 from ...blocks.patch_embed import as_pair
 from ...blocks.position_embedding import Resampling
+from ...parts.settings import check_ranges
 
 # Dosovitskiy 2021, table 1; S and Ti: Touvron 2021 (DeiT), table 1.
 PRESETS: dict[str, dict[str, int]] = {
@@ -142,7 +143,7 @@ class VisionTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.decoder_num_attention_heads is None:
             self.decoder_num_attention_heads = self.num_attention_heads
         if self.decoder_hidden_size is None:  # a multiple of the heads, and of 4 for its fixed positions
-            multiple = math.lcm(4, self.decoder_num_attention_heads)
+            multiple = math.lcm(4, max(self.decoder_num_attention_heads, 1))
             self.decoder_hidden_size = max(self.hidden_size // 2 // multiple, 1) * multiple
         self.stage_names = ["stem", *(f"stage{layer + 1}" for layer in range(self.num_hidden_layers))]
         self.set_output_features_output_indices(
@@ -175,9 +176,26 @@ class VisionTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
         """How many of them come with a position of their own: the CLS and the distillation token."""
         return int(self.use_cls_token) + int(self.use_distillation_token)
 
+    def validate_ranges(self) -> None:
+        """Widths and counts are positive, rates are shares, the activation is known."""
+        check_ranges(
+            self,
+            positive=(
+                "hidden_size",
+                "num_attention_heads",
+                "intermediate_size",
+                "num_channels",
+                "num_codes",
+                "decoder_hidden_size",
+                "decoder_num_attention_heads",
+            ),
+            shares=("hidden_dropout_prob", "attention_dropout", "drop_path_rate"),
+            activation="hidden_act",
+        )
+
     def validate_heads(self) -> None:
         """Heads share the width evenly."""
-        if self.hidden_size % self.num_attention_heads:
+        if self.hidden_size % max(self.num_attention_heads, 1):
             raise ValueError(
                 f"`hidden_size` must be a multiple of `num_attention_heads`, got {self.hidden_size} and "
                 f"{self.num_attention_heads}. Change one of them."
@@ -262,7 +280,7 @@ class VisionTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
         assert self.decoder_num_attention_heads is not None
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must be between 0 and 1, got {self.mask_ratio}. MAE hides 0.75, BEiT 0.4.")
-        if self.decoder_hidden_size % math.lcm(4, self.decoder_num_attention_heads):
+        if self.decoder_hidden_size % math.lcm(4, max(self.decoder_num_attention_heads, 1)):
             raise ValueError(
                 "`decoder_hidden_size` must be a multiple of 4 and of `decoder_num_attention_heads`, got "
                 f"{self.decoder_hidden_size} and {self.decoder_num_attention_heads}. Change one of them."

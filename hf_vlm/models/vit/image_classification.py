@@ -4,6 +4,8 @@ Source: Dosovitskiy et al. 2021, section 3.1, https://arxiv.org/abs/2010.11929; 
 (DeiT), section 4, https://arxiv.org/abs/2012.12877
 """
 
+from typing import Any
+
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
@@ -62,9 +64,8 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         tokens, pooled = outputs.last_hidden_state, outputs.pooler_output
         if pooled is None:
-            pooled = (
-                tokens[:, 0] if self.config.use_cls_token else tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
-            )
+            is_led = self.config.use_cls_token
+            pooled = tokens[:, 0] if is_led else self._mean_of_patches(tokens, kwargs.get("pixel_mask"))
         logits = self.classifier(pooled)
         loss = None if labels is None else self._loss(logits, labels)
         if self.distillation_classifier is not None:
@@ -79,6 +80,14 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _mean_of_patches(self, tokens: torch.Tensor, pixel_mask: Any) -> torch.Tensor:
+        num_prefix_tokens = self.config.num_prefix_tokens
+        patches = tokens[:, num_prefix_tokens:]
+        if pixel_mask is None:
+            return patches.mean(dim=1)
+        real = self.vision_model.patch_mask(pixel_mask)[:, num_prefix_tokens:, None].to(patches.dtype)
+        return (patches * real).sum(dim=1) / real.sum(dim=1)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         smoothing = self.config.label_smoothing if self.training else 0.0

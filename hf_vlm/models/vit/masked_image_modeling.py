@@ -129,16 +129,18 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
 
     may_be_new = ("pooler", "mask_token")  # an encoder that was never pre-trained so can be
     heads = ("code_head", "pixel_decoder")
+    _can_compile_fullgraph = False  # masks are drawn, and checked, outside a graph
     accepts_loss_kwargs = False  # the loss is a mean over patches: the Trainer is to average accumulated batches
 
     def __init__(self, config: VisionTransformerConfig) -> None:
+        assert config.patch_stride is not None  # the config fills it in
         is_of_codes = config.masked_image_target == "codes"
         if is_of_codes:
             config.use_mask_token = True
         elif (
             config.backbone_config is not None
             or len(config.stem_channels) > 0
-            or config.patch_stride != config.patch_size
+            or as_pair(config.patch_stride) != as_pair(config.patch_size)
             or config.relative_position_bias != "none"
         ):
             raise ValueError(
@@ -147,6 +149,8 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
             )
         super().__init__(config)
         self.vision_model = VisionTransformerModel(config)
+        if not is_of_codes:  # patches are compared with the whole picture
+            self.vision_model.check_size(as_pair(config.image_size), "`image_size`")
         grid = self.vision_model.grid_size(*as_pair(config.image_size))
         self.code_head = CodeHead(config) if is_of_codes else None
         self.pixel_decoder = None if is_of_codes else PixelDecoder(config, grid)
@@ -182,6 +186,10 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
             ValueError: if the pictures don't suit the model, or mask or codes are of another grid.
         """
         check_pixels(pixel_values, self.config.num_channels)
+        if kwargs.get("pixel_mask") is not None:
+            raise ValueError(
+                "Padding can't be predicted, got a `pixel_mask`. Give pictures of one size, without a mask."
+            )
         grid = self.vision_model.grid_size(*pixel_values.shape[-2:])
         if code_ids is not None:
             self._check_codes(code_ids, len(pixel_values), grid)
@@ -211,7 +219,7 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         logits = head(outputs.last_hidden_state[:, self.config.num_prefix_tokens :])
         loss = None
         if code_ids is not None:
-            targets = code_ids.flatten(1).to(logits.device)
+            targets = code_ids.flatten(1).to(logits.device, torch.int64)
             loss = mean_over(F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none"), hidden)
         return VisionTransformerMaskedImageModelingOutput(
             loss=loss,
@@ -279,6 +287,8 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
                 "model for codes."
             )
         rows, columns = grid
+        if code_ids.is_floating_point() or code_ids.dtype == torch.bool:
+            raise ValueError(f"`code_ids` must be int64, got {code_ids.dtype}. Give the numbers of the codes.")
         if tuple(code_ids.shape) not in ((batch, rows, columns), (batch, rows * columns)):
             raise ValueError(
                 f"`code_ids` must have one code a patch, {(batch, rows, columns)}, got {tuple(code_ids.shape)}. Use a "

@@ -78,6 +78,8 @@ class VisionTransformerPreTrainedModel(HubModel):
     _input_embed_layer = "patch_embedding"
 
     def __init__(self, config: VisionTransformerConfig) -> None:
+        if config.backbone_config is not None:  # the layout of its map is asked of it as pictures come
+            self._can_compile_fullgraph = False
         if config.relative_position_bias != "none":  # those kernels add no learned bias to the scores
             self._supports_flash_attn = self._supports_flex_attn = False
         super().__init__(config)

@@ -1,6 +1,7 @@
 """Oracles: transformers' own Swin, and timm's, which reads the authors' files; with every parameter random."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -239,3 +240,17 @@ def test_folder_of_another_family_is_refused_by_its_name(tmp_path: Path) -> None
     Swinv2Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="got `swinv2` in"):
         SwinTransformerModel.from_pretrained(tmp_path)
+
+
+def test_folder_with_another_window_is_refused(tmp_path: Path) -> None:
+    randomise(SwinModel(SwinConfig(**TINY))).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "window_size": 7}))
+    with pytest.raises(ValueError, match="must have 169 rows for windows of 7 x 7 patches, got 49"):
+        SwinTransformerModel.from_pretrained(tmp_path)
+
+
+def test_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "swin.pth").write_bytes(b"abc")
+    with pytest.raises(ValueError, match="must hold tensors only, got a damaged file"):
+        SwinTransformerModel.from_pretrained(tmp_path / "swin.pth")

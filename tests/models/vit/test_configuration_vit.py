@@ -36,6 +36,10 @@ def test_config_survives_its_file(tmp_path) -> None:
         ({"use_cls_token": False, "use_distillation_token": True}, "needs a CLS token"),
         ({"use_distillation_token": True, "relative_position_bias": "shared"}, "got `use_distillation_token=True`"),
         ({"pooling": "max"}, "pooling"),
+        ({"num_attention_heads": 0}, "`num_attention_heads` must be above 0, got 0"),
+        ({"drop_path_rate": 1.0}, r"`drop_path_rate` must be in \[0, 1\), got 1.0"),
+        ({"hidden_act": "foo"}, "`hidden_act` must be one of transformers' activations, got 'foo'"),
+        ({"mask_ratio": 1.0}, "`mask_ratio` must be between 0 and 1, got 1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
     BeitConfig,
@@ -173,3 +174,47 @@ def test_gradients_of_accumulated_batches_add_up_to_those_of_one(tmp_path: Path)
         Trainer(model, arguments, train_dataset=rows).train()
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_mean_of_patches_leaves_padding_out() -> None:
+    model = tiny_classifier(use_cls_token=False, num_register_tokens=1).eval()
+    pixel_values, pixel_mask = torch.randn(2, 3, 32, 32), torch.ones(2, 32, 32)
+    pixel_mask[0, :, 16:] = 0
+    alone = model(pixel_values[:1, ..., :16], pixel_mask=pixel_mask[:1, :, :16]).logits[0]
+    torch.testing.assert_close(model(pixel_values, pixel_mask=pixel_mask).logits[0], alone)
+
+
+def test_home_classifier_takes_other_classes(tmp_path: Path) -> None:
+    random_model(*CLASSIFIERS["vit"]).save_pretrained(tmp_path)
+    names = {0: "cat", 1: "dog", 2: "eel"}
+    model = VisionTransformerForImageClassification.from_pretrained(
+        tmp_path, id2label=names, ignore_mismatched_sizes=True
+    )
+    assert model.config.id2label == names
+    assert model(torch.randn(1, 3, 32, 32)).logits.shape == (1, 3)
+    with pytest.raises(ValueError, match="must have the shapes that its config asks for"):
+        VisionTransformerForImageClassification.from_pretrained(tmp_path, num_labels=9)
+
+
+def test_head_that_is_there_in_part_only_is_refused(tmp_path: Path) -> None:
+    tiny_classifier().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["classifier.output_layer.bias"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="got none for 1 tensors, the first `classifier.output_layer.bias`"):
+        VisionTransformerForImageClassification.from_pretrained(tmp_path)
+
+
+def test_classes_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="from 0 to 2, got 0 to 3"):
+        tiny_classifier()(torch.zeros(2, 3, 32, 32), labels=torch.tensor([0, 3]))
+
+
+def test_callers_config_stays_as_it_is(tmp_path: Path) -> None:
+    tiny_classifier().save_pretrained(tmp_path)
+    config = VisionTransformerConfig.from_pretrained(tmp_path)
+    config.image_size = 64
+    for _ in range(2):
+        model = VisionTransformerForImageClassification.from_pretrained(tmp_path, config=config)
+        assert config.image_size == model.config.image_size == 64

@@ -196,7 +196,12 @@ def test_resized_model_is_saved_and_reloaded_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "batch", "message"),
     [
-        ({"masked_image_target": "codes"}, {"code_ids": torch.zeros(1, 8, 8)}, r"\(1, 4, 4\), got \(1, 8, 8\)"),
+        (
+            {"masked_image_target": "codes"},
+            {"code_ids": torch.zeros(1, 8, 8, dtype=torch.int64)},
+            r"\(1, 4, 4\), got \(1, 8, 8\)",
+        ),
+        ({"masked_image_target": "codes"}, {"code_ids": torch.zeros(1, 16)}, "must be int64, got torch.float32"),
         ({"masked_image_target": "codes"}, {"code_ids": torch.full((1, 16), 8192)}, "from 0 to 8191, got 8192 to 8192"),
         ({}, {"code_ids": torch.zeros(1, 16)}, "got a model of 'pixels'"),
         ({}, {"bool_masked_pos": torch.ones(1, 9)}, r"\(1, 16\), got \(1, 9\)"),

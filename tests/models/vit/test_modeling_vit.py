@@ -406,3 +406,21 @@ def test_pixel_that_is_no_number_is_refused() -> None:
     pixel_values[2, 0, 5, 5] = float("inf")
     with pytest.raises(ValueError, match="NaN or infinity in picture 2 of the batch of 3"):
         tiny_model()(pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (torch.zeros(1, 1, 16, 64, dtype=torch.uint8), "must be float, got torch.uint8"),
+        (torch.zeros(0, 1, 16, 64), "got a batch of none"),
+    ],
+)
+def test_pictures_of_the_wrong_kind_are_refused(pixel_values: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(pixel_values)
+
+
+@pytest.mark.parametrize("size", [32.0, "64", (1, 2, 3), (32.0, 32)])
+def test_size_that_is_none_is_refused(size: object) -> None:
+    with pytest.raises(ValueError, match=r"must be one whole number or \(height, width\), got"):
+        tiny_model().resize(image_size=size)

@@ -1,5 +1,6 @@
 """Oracle: transformers' own ViT, DeiT and BEiT, with every parameter random, saved by themselves."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,11 @@ def test_old_index_buffer_is_left_out(tmp_path: Path) -> None:
         "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_index": torch.zeros(2)
     }
     assert weights_from_home(VisionTransformerModel.config_class(), weights) == ({}, {})
+
+
+def test_layer_without_a_place_is_refused(tmp_path: Path) -> None:
+    random_model(*MODELS["vit"]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match="must have its place in the model of its config, got 16 without"):
+        VisionTransformerModel.from_pretrained(tmp_path)
