@@ -51,9 +51,10 @@ def classification_loss(
 
     Args:
         logits: float (batch, num_labels).
-        labels: int64 (batch,), a class each; or float (batch, num_labels), the probability of each class, as mixup and
-            cutmix make them. For `multi_label_classification` float (batch, num_labels) of 0 and 1, for `regression`
-            (and wherever there is only one label) float, as many numbers as logits.
+        labels: int64 (batch,), a class each, or -100 for a picture that is left out of the mean; or float (batch,
+            num_labels), the probability of each class, as mixup and cutmix make them. For `multi_label_classification`
+            float (batch, num_labels) of 0 and 1, for `regression` (and wherever there is only one label) float, as many
+            numbers as logits.
         problem_type: one of transformers' three; None means single-label classification unless there is one label only.
         label_smoothing: the share of the target, in [0, 1), spread evenly over the classes (Szegedy 2016, section 7).
 
@@ -79,8 +80,13 @@ def classification_loss(
             f"({batch},). Set `problem_type` to None for one class a picture."
         )
     if of_classes and labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
-        lowest, highest = int(labels.min()), int(labels.max())
-        if highest >= num_labels or (lowest < 0 and lowest != _IGNORED):
+        real = labels[labels != _IGNORED]
+        if not len(real):
+            raise ValueError(
+                f"A class is wanted for one picture or more, got {_IGNORED} for all {batch}. Leave them out."
+            )
+        lowest, highest = int(real.min()), int(real.max())
+        if highest >= num_labels or lowest < 0:
             raise ValueError(
                 f"`labels` must be from 0 to {num_labels - 1}, got {lowest} to {highest}. Give the model as many "
                 "`num_labels` as there are classes."

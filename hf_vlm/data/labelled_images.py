@@ -154,6 +154,11 @@ def _load(folder: Path, split: str | None) -> datasets.Dataset:
     elif place != folder:  # only this folder: its classes are its own, and one called `test` is no split
         settings["data_files"] = {split: f"{split}/**"}
     if not any((at / name).is_file() for at in (place, folder) for name in _METADATA) and _has_class_folders(place):
+        if place == folder and split not in (None, "train"):
+            raise ValueError(
+                f"{folder}: a folder `{split}` is wanted, got folders of classes without splits. Move pictures into "
+                "`train/CLASS` and `validation/CLASS`, or set `data.validation=null`."
+            )
         settings.setdefault("data_files", {split or "train": "**"})
         settings |= {"path": "imagefolder", "data_dir": str(folder), "drop_labels": False}
     try:
@@ -207,7 +212,7 @@ class ImageAugmentation:
 
     Source: Cubuk et al. 2020 (RandAugment), https://arxiv.org/abs/1909.13719; Zhong et al. 2020 (random erasing),
         https://arxiv.org/abs/1708.04896; Zhang et al. 2018 (MixUp), https://arxiv.org/abs/1710.09412; Yun et al. 2019
-        (CutMix), https://arxiv.org/abs/1905.04899. Mixed as timm does for DeiT and Swin, a batch with itself rolled by one.
+        (CutMix), https://arxiv.org/abs/1905.04899. A batch is mixed with itself rolled by one (timm reverses it).
     """
 
     crop: Literal["resized", "padded", "none"] = "resized"

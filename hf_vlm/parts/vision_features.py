@@ -92,10 +92,8 @@ def describe_vision_model(
 def show_every_patch(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, told to hide no patch: ViT-MAE leaves most of them out, as its pre-training wants."""
     model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
-    if (
-        getattr(config, "mask_ratio", 0)
-        and "noise" in inspect.signature(getattr(model_class, "forward", len)).parameters
-    ):
+    forward = getattr(model_class, "forward", None)
+    if forward is not None and "noise" in inspect.signature(forward).parameters:
         config.mask_ratio = 0.0
     return config
 
@@ -243,6 +241,11 @@ def vision_features(
         layer: -1 for the model's last output; of a convolutional model also -2 for the feature map before it, and so on.
     """
     if layer != -1:
+        if pixel_mask is not None or interpolate_pos_encoding:
+            raise ValueError(
+                f"An earlier layer is read of whole pictures by a convolutional model, got layer {layer} with a `pixel_mask` "
+                "or `interpolate_pos_encoding`. Leave these out."
+            )
         outputs = model(pixel_values, output_hidden_states=True, **kwargs)
         return VisionFeatures(_feature_map(model, outputs, layer).flatten(2).transpose(1, 2), None)
     takes_mask = "pixel_mask" in _accepted_arguments(model)

@@ -397,3 +397,12 @@ def test_processed_batch_is_the_processors():
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [3, 4] and batch["labels"].tolist() == [1, 0]
     del rows[0]["label"], rows[1]["label"]
     assert set(ProcessedBatch(processor, lambda image: image.convert("RGB"))(rows)) == {"pixel_values"}
+
+
+def test_folders_of_classes_without_splits_are_no_validation_set(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    assert len(read_images(tmp_path)) == 2
+    with pytest.raises(ValueError, match="a folder `validation` is wanted, got folders of classes without splits"):
+        read_images(tmp_path, "validation")

@@ -84,7 +84,7 @@ def _kinds(windows: torch.Tensor, shift: tuple[int, int]) -> list[torch.Tensor]:
     ]
 
 
-_kept_window_layout = lru_cache(maxsize=64)(_window_layout)
+_kept_window_layout = lru_cache(maxsize=16)(_window_layout)
 
 
 def padded_size(grid: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class WindowAttention(nn.Module):
         config: read for `_attn_implementation` only.
         hidden_size: width of the patches; `num_heads` must divide it.
         window: (rows, columns) of a window. Along an axis on which the map is smaller, the window is the map; where the
-            map is no larger than the window along some axis, nothing is shifted, as there is one window only.
+            map is no larger than the window along either axis, nothing is shifted, as in the home implementation.
         is_shifted: whether the windows lie half a window further down and right.
     """
 

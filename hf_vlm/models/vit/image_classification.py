@@ -47,7 +47,7 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
             pixel_values, interpolate_pos_encoding: as for `VisionTransformerModel`.
             labels: int64 (batch,), or float (batch, num_labels): see `blocks.classification.classification_loss`.
             distillation_labels: what the distillation head is to learn, such as the classes that a teacher finds (DeiT,
-                eq. 3); by default the labels.
+                eq. 3), which are not smoothed; by default the labels.
             kwargs: for `VisionTransformerModel`, such as `pixel_mask`.
 
         Returns: `logits`, float (batch, num_labels), with a distillation head the mean of both heads'; `loss`, a fp32
@@ -64,15 +64,18 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         tokens, pooled = outputs.last_hidden_state, outputs.pooler_output
         if pooled is None:
-            is_led = self.config.use_cls_token
-            pooled = tokens[:, 0] if is_led else self._mean_of_patches(tokens, kwargs.get("pixel_mask"))
+            if self.config.use_cls_token:
+                pooled = tokens[:, 0]
+            else:
+                pooled = self._mean_of_patches(tokens, kwargs.get("pixel_mask"))
         logits = self.classifier(pooled)
         loss = None if labels is None else self._loss(logits, labels)
         if self.distillation_classifier is not None:
             of_token = self.distillation_classifier(tokens[:, 1])
             if labels is not None:
                 taught = labels if distillation_labels is None else distillation_labels
-                loss = (self._loss(logits, labels) + self._loss(of_token, taught)) / 2
+                of_teacher = self._loss(of_token, taught, is_taught=distillation_labels is not None)
+                loss = (self._loss(logits, labels) + of_teacher) / 2
             logits = (logits + of_token) / 2
         return ImageClassifierOutput(
             loss=loss,
@@ -89,6 +92,6 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
         real = self.vision_model.patch_mask(pixel_mask)[:, num_prefix_tokens:, None].to(patches.dtype)
         return (patches * real).sum(dim=1) / real.sum(dim=1)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        smoothing = self.config.label_smoothing if self.training else 0.0
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, is_taught: bool = False) -> torch.Tensor:
+        smoothing = self.config.label_smoothing if self.training and not is_taught else 0.0
         return classification_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)

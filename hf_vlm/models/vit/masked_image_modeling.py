@@ -127,7 +127,7 @@ class PixelDecoder(nn.Module):
 class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
     """Predicts the codes (BEiT) or the pixels (MAE) of hidden patches."""
 
-    may_be_new = ("pooler", "mask_token")  # an encoder that was never pre-trained so can be
+    may_be_new = ("pooler", "mask_token")  # absent from encoders that were not pre-trained this way
     heads = ("code_head", "pixel_decoder")
     _can_compile_fullgraph = False  # masks are drawn, and checked, outside a graph
     accepts_loss_kwargs = False  # the loss is a mean over patches: the Trainer is to average accumulated batches

@@ -107,7 +107,8 @@ class VisionTransformerPreTrainedModel(HubModel):
             ValueError: if a weight of the backbone is not in its checkpoint, or the settings don't fit each other.
         """
         pretrained, _ = load_vision_model(backbone)
-        config = cls.config_class(**{"patch_size": 1, **settings, "backbone_config": pretrained.config})
+        defaults = {"patch_size": 1, "num_channels": getattr(pretrained.config, "num_channels", 3)}
+        config = cls.config_class(**{**defaults, **settings, "backbone_config": pretrained.config})
         model = cls(config)
         model.base_model.embeddings.backbone.load_state_dict(pretrained.state_dict())
         return model

@@ -218,3 +218,15 @@ def test_callers_config_stays_as_it_is(tmp_path: Path) -> None:
     for _ in range(2):
         model = VisionTransformerForImageClassification.from_pretrained(tmp_path, config=config)
         assert config.image_size == model.config.image_size == 64
+
+
+def test_teachers_classes_are_not_smoothed() -> None:
+    settings = {"use_distillation_token": True, "use_distillation_head": True, "label_smoothing": 0.5}
+    model = tiny_classifier(**settings).train()
+    pixel_values, labels, teacher = torch.randn(2, 3, 32, 32), torch.tensor([2, 0]), torch.tensor([1, 1])
+    tokens = model.vision_model(pixel_values).last_hidden_state
+    cross_entropy = torch.nn.functional.cross_entropy
+    of_labels = cross_entropy(model.classifier(tokens[:, 0]), labels, label_smoothing=0.5)
+    of_teacher = cross_entropy(model.distillation_classifier(tokens[:, 1]), teacher)
+    loss = model(pixel_values, labels=labels, distillation_labels=teacher).loss
+    torch.testing.assert_close(loss, (of_labels + of_teacher) / 2)
