@@ -121,17 +121,18 @@ def read_images(folder: str | Path, split: str | None = None, *, with_labels: bo
         return LabelledImages(rows, None, [], source)
     feature = rows.features["label"]
     labels = list(rows["label"])
+    for index, value in enumerate(labels):
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            raise ValueError(f"{source}, row {index}: wanted a label, got none. Fill or remove the row.")
     if isinstance(feature, datasets.ClassLabel):
         names, known = feature.names, set[Any](range(feature.num_classes))
     else:
-        values = sorted({value for value in labels if value is not None})
+        values = sorted(set(labels))
         known = set(values)
         names = [str(value) for value in values]
         if not all(isinstance(value, str | int) for value in values):
             raise ValueError(f"{source}: labels must be names or whole numbers, got {values[0]!r}. Correct the column.")
     for index, value in enumerate(labels):
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise ValueError(f"{source}, row {index}: wanted a label, got none. Fill or remove the row.")
         if value not in known:
             raise ValueError(
                 f"{source}, row {index}: a label in [0, {len(names)}) is wanted, as there are {len(names)} names, got "

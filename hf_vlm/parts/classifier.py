@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+import torch
 from transformers import PreTrainedConfig
 
-from ..blocks.classification import ClassificationHead, validate_head_settings
+from ..blocks.classification import ClassificationHead, classification_loss, validate_head_settings
 
 
 class ResettableHead:
@@ -12,6 +13,20 @@ class ResettableHead:
 
     config: PreTrainedConfig
     heads: tuple[str, ...]
+    training: bool
+
+    def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, is_smoothed: bool = True) -> torch.Tensor:
+        """The loss of a head by the config's `problem_type` and, in training, `label_smoothing`.
+
+        Args:
+            logits: float (batch, num_labels).
+            labels: as in `blocks.classification.classification_loss`.
+            is_smoothed: False for labels that are a teacher's.
+
+        Returns: a fp32 scalar, the mean over the pictures.
+        """
+        smoothing = self.config.label_smoothing if self.training and is_smoothed else 0.0
+        return classification_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)
 
     def reset_head(
         self,

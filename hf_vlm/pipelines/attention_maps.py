@@ -95,6 +95,8 @@ def attention_maps(
         )
     patches = slice(layout.num_prefix_tokens, layout.num_tokens)
     is_from_cls = getattr(model.config, "use_cls_token", layout.num_prefix_tokens > 0)  # ours may have registers only
+    if getattr(model.config, "pooling", None) == "mean" or getattr(model.config, "use_mean_pooling", False):
+        is_from_cls = False  # BEiT's answer comes from the mean of the patches
     real = pixel_values.new_ones(len(pixel_values), layout.num_tokens).bool() if mask is None else mask
     real = real[:, patches]  # (batch, rows * columns)
 

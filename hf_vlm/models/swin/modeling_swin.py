@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...blocks.classification import ClassificationHead, classification_loss
+from ...blocks.classification import ClassificationHead
 from ...blocks.patch_embed import PatchEmbedding, as_pair, check_pixels
 from ...blocks.position_embedding import crop_positions, resample_positions
 from ...blocks.relative_position import RelativePositionBias
@@ -358,10 +358,7 @@ class SwinTransformerForImageClassification(ResettableHead, SwinTransformerPreTr
         """
         outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            smoothing = self.config.label_smoothing if self.training else 0.0
-            loss = classification_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)
+        loss = None if labels is None else self.head_loss(logits, labels)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

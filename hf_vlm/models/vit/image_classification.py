@@ -10,10 +10,10 @@ import torch
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from ...blocks.classification import ClassificationHead, classification_loss
+from ...blocks.classification import ClassificationHead
 from ...parts.classifier import ResettableHead
 from .configuration_vit import VisionTransformerConfig
-from .modeling_vit import VisionTransformerModel, VisionTransformerPreTrainedModel
+from .modeling_vit import VisionTransformerModel, VisionTransformerPreTrainedModel, mean_of_patches
 
 
 class VisionTransformerForImageClassification(ResettableHead, VisionTransformerPreTrainedModel):
@@ -67,15 +67,17 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
             if self.config.use_cls_token:
                 pooled = tokens[:, 0]
             else:
-                pooled = self._mean_of_patches(tokens, kwargs.get("pixel_mask"))
+                pixel_mask: Any = kwargs.get("pixel_mask")
+                real = None if pixel_mask is None else self.vision_model.patch_mask(pixel_mask)
+                pooled = mean_of_patches(tokens, real, self.config.num_prefix_tokens)
         logits = self.classifier(pooled)
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None if labels is None else self.head_loss(logits, labels)
         if self.distillation_classifier is not None:
             of_token = self.distillation_classifier(tokens[:, 1])
             if labels is not None:
                 taught = labels if distillation_labels is None else distillation_labels
-                of_teacher = self._loss(of_token, taught, is_taught=distillation_labels is not None)
-                loss = (self._loss(logits, labels) + of_teacher) / 2
+                of_teacher = self.head_loss(of_token, taught, is_smoothed=distillation_labels is None)
+                loss = (self.head_loss(logits, labels) + of_teacher) / 2
             logits = (logits + of_token) / 2
         return ImageClassifierOutput(
             loss=loss,
@@ -83,15 +85,3 @@ class VisionTransformerForImageClassification(ResettableHead, VisionTransformerP
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def _mean_of_patches(self, tokens: torch.Tensor, pixel_mask: Any) -> torch.Tensor:
-        num_prefix_tokens = self.config.num_prefix_tokens
-        patches = tokens[:, num_prefix_tokens:]
-        if pixel_mask is None:
-            return patches.mean(dim=1)
-        real = self.vision_model.patch_mask(pixel_mask)[:, num_prefix_tokens:, None].to(patches.dtype)
-        return (patches * real).sum(dim=1) / real.sum(dim=1)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, is_taught: bool = False) -> torch.Tensor:
-        smoothing = self.config.label_smoothing if self.training and not is_taught else 0.0
-        return classification_loss(logits, labels, problem_type=self.config.problem_type, label_smoothing=smoothing)

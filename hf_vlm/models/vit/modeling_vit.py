@@ -14,6 +14,7 @@ Source: Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929; Touvron et al
 Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254
 """
 
+import math
 from typing import Any
 
 import torch
@@ -55,11 +56,23 @@ class VisionTransformerPooler(nn.Module):
             return torch.tanh(self.dense(hidden_states[:, 0]))
         if self.pooling == "cls_token":
             return hidden_states[:, 0]
-        patches = hidden_states[:, self.num_prefix_tokens :]
-        if token_mask is None:
-            return self.norm(patches.mean(dim=1))
-        real = token_mask[:, self.num_prefix_tokens :, None].to(patches.dtype)  # (batch, rows * columns, 1)
-        return self.norm((patches * real).sum(dim=1) / real.sum(dim=1))
+        return self.norm(mean_of_patches(hidden_states, token_mask, self.num_prefix_tokens))
+
+
+def mean_of_patches(
+    hidden_states: torch.Tensor, token_mask: torch.Tensor | None, num_prefix_tokens: int
+) -> torch.Tensor:
+    """The mean over a picture's real patches, float (batch, hidden_size).
+
+    Args:
+        hidden_states: float (batch, tokens, hidden_size), prefix tokens first.
+        token_mask: bool (batch, tokens), False for padding, or None where all is real.
+    """
+    patches = hidden_states[:, num_prefix_tokens:]
+    if token_mask is None:
+        return patches.mean(dim=1)
+    real = token_mask[:, num_prefix_tokens:, None].to(patches.dtype)  # (batch, rows * columns, 1)
+    return (patches * real).sum(dim=1) / real.sum(dim=1)
 
 
 class VisionTransformerPreTrainedModel(HubModel):
@@ -356,6 +369,23 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
                 raise ValueError(
                     f"`bool_masked_pos` must be (batch, rows * columns), {(pixel_values.shape[0], rows * columns)} for "
                     f"{rows} x {columns} patches, got {tuple(bool_masked_pos.shape)}. Make the mask for that grid."
+                )
+        if visible_patches is not None:
+            batch, num_patches = len(pixel_values), math.prod(self.grid_size(*pixel_values.shape[-2:]))
+            if visible_patches.ndim != 2 or len(visible_patches) != batch or visible_patches.dtype != torch.int64:
+                raise ValueError(
+                    f"`visible_patches` must be int64 ({batch}, number of them), got {visible_patches.dtype} "
+                    f"{tuple(visible_patches.shape)}. Name as many patches of each picture."
+                )
+            on_cpu = visible_patches.device.type == "cpu" and not torch.compiler.is_compiling()
+            if (
+                on_cpu
+                and visible_patches.numel()
+                and not 0 <= visible_patches.min() <= visible_patches.max() < num_patches
+            ):
+                raise ValueError(
+                    f"`visible_patches` must be from 0 to {num_patches - 1}, got {int(visible_patches.min())} to "
+                    f"{int(visible_patches.max())}. Count the patches row by row."
                 )
         if visible_patches is not None and (pixel_mask is not None or len(self.relative_position_biases)):
             raise ValueError(

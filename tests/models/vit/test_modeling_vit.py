@@ -293,6 +293,9 @@ def test_visible_patches_alone_are_looked_at() -> None:
     for layer in model.layers:
         kept = layer(kept)
     torch.testing.assert_close(chosen, model.final_norm(kept))
+    for wrong, message in ((visible + 8, "from 0 to 15, got 8 to 23"), (visible[:1], r"int64 \(2, number of them\)")):
+        with pytest.raises(ValueError, match=message):
+            model(pixel_values, visible_patches=wrong)
     with pytest.raises(ValueError, match="can't be combined with a `pixel_mask`"):
         model(pixel_values, pixel_mask=torch.ones(2, 16, 64), visible_patches=visible)
 
