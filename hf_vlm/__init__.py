@@ -16,6 +16,9 @@ from transformers import (
     AutoProcessor,
 )
 
+from hf_vlm.models.dvae.configuration_dvae import DVAEConfig
+from hf_vlm.models.dvae.image_processing_dvae import DVAEImageProcessor, DVAEImageProcessorPil
+from hf_vlm.models.dvae.modeling_dvae import DVAEModel
 from hf_vlm.models.swin.configuration_swin import SwinTransformerConfig
 from hf_vlm.models.swin.image_processing_swin import SwinTransformerImageProcessor, SwinTransformerImageProcessorPil
 from hf_vlm.models.swin.modeling_swin import (
@@ -27,11 +30,17 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig, T
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.trocr.text_decoder import TrOCREncoderDecoderForCausalLM
+from hf_vlm.models.vae.configuration_vae import VAEConfig
+from hf_vlm.models.vae.image_processing_vae import VAEImageProcessor, VAEImageProcessorPil
+from hf_vlm.models.vae.modeling_vae import VAEModel
 from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
 from hf_vlm.models.vit.image_classification import VisionTransformerForImageClassification
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor, VisionTransformerImageProcessorPil
 from hf_vlm.models.vit.masked_image_modeling import VisionTransformerForMaskedImageModeling
 from hf_vlm.models.vit.modeling_vit import VisionTransformerBackbone, VisionTransformerModel
+from hf_vlm.models.vqvae.configuration_vqvae import VQVAEConfig
+from hf_vlm.models.vqvae.image_processing_vqvae import VQVAEImageProcessor, VQVAEImageProcessorPil
+from hf_vlm.models.vqvae.modeling_vqvae import VQVAEModel
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
@@ -60,6 +69,24 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": SwinTransformerImageProcessor, "pil": SwinTransformerImageProcessorPil},
 )
 
+AutoConfig.register("hf_vlm_vae", VAEConfig)
+AutoModel.register(VAEConfig, VAEModel)
+AutoImageProcessor.register(
+    VAEConfig, image_processor_classes={"torchvision": VAEImageProcessor, "pil": VAEImageProcessorPil}
+)
+
+AutoConfig.register("hf_vlm_vqvae", VQVAEConfig)
+AutoModel.register(VQVAEConfig, VQVAEModel)
+AutoImageProcessor.register(
+    VQVAEConfig, image_processor_classes={"torchvision": VQVAEImageProcessor, "pil": VQVAEImageProcessorPil}
+)
+
+AutoConfig.register("hf_vlm_dvae", DVAEConfig)
+AutoModel.register(DVAEConfig, DVAEModel)
+AutoImageProcessor.register(
+    DVAEConfig, image_processor_classes={"torchvision": DVAEImageProcessor, "pil": DVAEImageProcessorPil}
+)
+
 AutoConfig.register("hf_vlm_trocr_text", TrOCREncoderDecoderTextConfig)
 AutoModelForCausalLM.register(TrOCREncoderDecoderTextConfig, TrOCREncoderDecoderForCausalLM)
 
@@ -71,6 +98,10 @@ AutoProcessor.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderProcessor)
 register_tasks()
 
 __all__ = [
+    "DVAEConfig",
+    "DVAEImageProcessor",
+    "DVAEImageProcessorPil",
+    "DVAEModel",
     "ImageCaptioningPipeline",
     "ImageToTextPipeline",
     "PageReader",
@@ -86,6 +117,14 @@ __all__ = [
     "TrOCREncoderDecoderForConditionalGeneration",
     "TrOCREncoderDecoderProcessor",
     "TrOCREncoderDecoderTextConfig",
+    "VAEConfig",
+    "VAEImageProcessor",
+    "VAEImageProcessorPil",
+    "VAEModel",
+    "VQVAEConfig",
+    "VQVAEImageProcessor",
+    "VQVAEImageProcessorPil",
+    "VQVAEModel",
     "VisionTransformerBackbone",
     "VisionTransformerConfig",
     "VisionTransformerForImageClassification",

@@ -144,6 +144,8 @@ def _extra_arguments(
     arguments: dict[str, bool | torch.Tensor] = {}
     if "interpolate_pos_encoding" in accepted:
         arguments["interpolate_pos_encoding"] = interpolate_pos_encoding
+    if "return_loss" in accepted:  # visual tokenizers are not to decode what nobody looks at
+        arguments["return_loss"] = False
     if "noise" in accepted:  # ViT-MAE puts its patches in this order
         rows, columns = _patch_grid(model.config.patch_size, pixel_values.shape[-2:])  # type: ignore[union-attr, arg-type]
         order = torch.arange(rows * columns, device=pixel_values.device)
@@ -246,6 +248,7 @@ def vision_features(
                 f"An earlier layer is read of whole pictures by a convolutional model, got layer {layer} with a `pixel_mask` "
                 "or `interpolate_pos_encoding`. Leave these out."
             )
+        kwargs.update(_extra_arguments(model, pixel_values, interpolate_pos_encoding=False))
         outputs = model(pixel_values, output_hidden_states=True, **kwargs)
         return VisionFeatures(_feature_map(model, outputs, layer).flatten(2).transpose(1, 2), None)
     takes_mask = "pixel_mask" in _accepted_arguments(model)

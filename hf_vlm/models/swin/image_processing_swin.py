@@ -3,16 +3,13 @@
 Two classes, as transformers has it: one resizes with torchvision, one with Pillow; `AutoImageProcessor` chooses.
 """
 
-from typing import Any
-
-from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ...parts.pictures import check_finite, to_rgb
+from ...parts.image_preparation import PreparedImages
 
 
-class _SwinTransformerImages:
+class _SwinTransformerImages(PreparedImages):
     """What both backends share. Stands before a backend in the list of bases."""
 
     size = {"height": 224, "width": 224}
@@ -23,13 +20,6 @@ class _SwinTransformerImages:
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
-
-    def process_image(self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any) -> Any:
-        """One picture as the backend's array, (channels, height, width)."""
-        check_finite(image)
-        if isinstance(image, Image.Image) and do_convert_rgb:
-            image, do_convert_rgb = to_rgb(image), False
-        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)  # type: ignore[misc]
 
 
 class SwinTransformerImageProcessor(_SwinTransformerImages, TorchvisionBackend):

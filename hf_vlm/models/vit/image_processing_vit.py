@@ -5,34 +5,26 @@ Two classes, as transformers has it: one resizes with torchvision, one with Pill
 
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs
 
-from ...parts.pictures import check_finite, to_grayscale, to_rgb
-
-_LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode `L`
+from ...parts.image_preparation import GrayscaleKwargs, PreparedImages
 
 
-class VisionTransformerImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class VisionTransformerImageProcessorKwargs(GrayscaleKwargs, total=False):  # type: ignore[call-arg]
     """Settings beyond those of every image processor.
 
-    do_convert_grayscale: whether one channel comes out, float (batch, 1, height, width).
     keep_aspect_ratio: whether a picture is scaled to `size["height"]` and its width follows, up to `size["width"]` (a
         wider one is squeezed into it); the batch is padded on the right with white, and `pixel_mask` says where.
     pad_multiple: pixels; the padded width is a multiple of it. A multiple of the model's patch width.
     """
 
-    do_convert_grayscale: bool
     keep_aspect_ratio: bool
     pad_multiple: int
 
 
-class _VisionTransformerImages:
+class _VisionTransformerImages(PreparedImages):
     """What both backends share. Stands before a backend in the list of bases."""
 
     valid_kwargs = VisionTransformerImageProcessorKwargs
@@ -52,23 +44,6 @@ class _VisionTransformerImages:
     def model_input_names(self) -> list[str]:
         """Names of what comes out: `pixel_values`, and `pixel_mask` where pictures keep their aspect ratio."""
         return ["pixel_values", "pixel_mask"] if self.keep_aspect_ratio else ["pixel_values"]
-
-    def process_image(
-        self,
-        image: Any,
-        do_convert_rgb: bool | None = None,
-        do_convert_grayscale: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """One picture as the backend's array, (channels, height, width), in the right number of channels."""
-        check_finite(image)
-        if isinstance(image, Image.Image) and (do_convert_rgb or do_convert_grayscale):
-            image = to_grayscale(image) if do_convert_grayscale else to_rgb(image)
-            do_convert_rgb = False
-        prepared = super().process_image(image, do_convert_rgb=do_convert_rgb and not do_convert_grayscale, **kwargs)  # type: ignore[misc]
-        if do_convert_grayscale and prepared.shape[0] != 1:
-            prepared = _luma(prepared)
-        return prepared
 
     def _preprocess(
         self,
@@ -113,20 +88,6 @@ class _VisionTransformerImages:
         if (height, width) == (size.height, scaled_width):
             return image
         return self.resize(image, SizeDict(height=size.height, width=scaled_width), resample=resample)  # type: ignore[attr-defined]
-
-
-def _luma(image: Any) -> Any:
-    """Brightness of an RGB array, (3, height, width) -> (1, height, width), in the same type of numbers."""
-    if image.shape[0] != 3:
-        raise ValueError(
-            f"A picture array must have 1 or 3 channels, got {image.shape[0]}. Convert it, or pass a PIL picture."
-        )
-    if isinstance(image, torch.Tensor):
-        weights = torch.tensor(_LUMA_WEIGHTS, device=image.device)[:, None, None]
-        luma = (image.to(torch.float32) * weights).sum(dim=0, keepdim=True)
-        return luma.to(image.dtype) if image.is_floating_point() else luma.round().to(image.dtype)
-    luma = (image.astype(np.float32) * np.array(_LUMA_WEIGHTS, np.float32)[:, None, None]).sum(axis=0, keepdims=True)
-    return luma.astype(image.dtype) if np.issubdtype(image.dtype, np.floating) else np.rint(luma).astype(image.dtype)
 
 
 class VisionTransformerImageProcessor(_VisionTransformerImages, TorchvisionBackend):

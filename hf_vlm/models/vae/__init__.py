@@ -1,0 +1,1 @@
+"""Variational autoencoder: pictures to continuous latents and back."""

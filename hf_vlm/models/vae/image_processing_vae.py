@@ -1,0 +1,16 @@
+"""Pictures -> `pixel_values` of a variational autoencoder, and back.
+
+Two classes, as transformers has it: one resizes with torchvision, one with Pillow; `AutoImageProcessor` chooses.
+"""
+
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+
+from ...parts.image_preparation import UnitRangeImages
+
+
+class VAEImageProcessor(UnitRangeImages, TorchvisionBackend):
+    """Pictures (PIL, numpy, torch; single or lists) -> `pixel_values`, float (batch, channels, height, width) in [0, 1]."""
+
+
+class VAEImageProcessorPil(UnitRangeImages, PilBackend):
+    """`VAEImageProcessor` on Pillow's resizing."""
