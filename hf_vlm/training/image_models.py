@@ -49,16 +49,16 @@ def build_model(recipe: ImageRecipe, names: Sequence[str]) -> tuple[PreTrainedMo
             _check_task(stored, auto_class, recipe.task)
             with naming_faults(section.pretrained):
                 model = auto_class.from_pretrained(section.pretrained, dtype=torch.float32, **settings)
-            processor = _saved_processor(section.pretrained, model.config)
+            processor = saved_processor(section.pretrained, model.config)
             if "image_size" in settings:
-                processor = _resized(processor, model.config)
+                processor = resized_processor(processor, model.config)
             if names and sorted(model_names(model.config)) != sorted(names):
                 model = _with_new_head(model, auto_class, names, settings.get("num_linear_layers", 1))
         elif section.backbone:
             model_class = auto_class._model_mapping[VisionTransformerConfig]
             refuse_unknown_settings(settings, VisionTransformerConfig)
             model = model_class.from_pretrained_parts(backbone=section.backbone, **settings, **_labels(names))
-            processor = _normalising_like(_saved_processor(section.backbone, model.config), model.config)
+            processor = _normalising_like(saved_processor(section.backbone, model.config), model.config)
         else:
             given = {name: value for name, value in (section.config or {}).items() if name != "num_labels"}
             refuse_unknown_settings(settings, type(build_config(given, "model.config")))
@@ -67,7 +67,7 @@ def build_model(recipe: ImageRecipe, names: Sequence[str]) -> tuple[PreTrainedMo
             for name, value in _labels(names).items():
                 setattr(config, name, value)
             model = auto_class.from_config(config)
-            processor = _new_processor(config)
+            processor = new_processor(config)
     return model.float(), processor
 
 
@@ -191,14 +191,20 @@ def _with_new_head(
     return fresh
 
 
-def _saved_processor(name: str, config: PreTrainedConfig) -> Any:
+def saved_processor(name: str, config: PreTrainedConfig) -> Any:
+    """The image processor beside a saved model; a new one where there is none."""
     try:
         return AutoImageProcessor.from_pretrained(name)
     except OSError:  # none beside the model
-        return _new_processor(config)
+        return new_processor(config)
 
 
-def _new_processor(config: PreTrainedConfig) -> Any:
+def new_processor(config: PreTrainedConfig) -> Any:
+    """The image processor of a configuration's model type, for pictures of its size and channels.
+
+    Raises:
+        ValueError: if the model type has none.
+    """
     if type(config) not in IMAGE_PROCESSOR_MAPPING:
         raise ValueError(
             f"A model type with an image processor is wanted, got `{config.model_type}`, which has none. Save one beside "
@@ -208,7 +214,7 @@ def _new_processor(config: PreTrainedConfig) -> Any:
     processor_class = (
         classes.get("torchvision") or next(iter(classes.values())) if isinstance(classes, dict) else classes
     )
-    processor = _resized(processor_class(), config)
+    processor = resized_processor(processor_class(), config)
     if getattr(config, "num_channels", 3) == 1:
         processor.do_convert_grayscale, processor.do_convert_rgb = True, False
         for statistic in ("image_mean", "image_std"):
@@ -225,12 +231,12 @@ def _normalising_like(processor: Any, config: PreTrainedConfig) -> Any:
     middle = (slice(None), black.shape[1] // 2, black.shape[2] // 2)  # a crop may pad the borders
     black, white = black[middle].double(), white[middle].double()
     deviation = 1 / (white - black)
-    new = _new_processor(config)
+    new = new_processor(config)
     new.image_mean, new.image_std = (-black * deviation).tolist(), deviation.tolist()
     return new
 
 
-def _resized(processor: Any, config: PreTrainedConfig) -> Any:
+def resized_processor(processor: Any, config: PreTrainedConfig) -> Any:
     """The processor, made to give pictures of the size that the model is configured for."""
     height, width = configured_image_size(config)
     processor.size = {"height": height, "width": width}

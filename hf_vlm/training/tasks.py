@@ -5,12 +5,15 @@ from pathlib import Path
 
 from transformers import Trainer
 
-from hf_vlm.training import image_classification, trocr
+from hf_vlm.training import image_classification, image_tokenization, trocr
 from hf_vlm.training.image_recipe import ImageRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
 from hf_vlm.training.recipe_files import listed, read_sections
+from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
-RECIPES: dict[str, type[Recipe]] = {task: recipe for recipe in (TrOCRRecipe, ImageRecipe) for task in recipe.tasks}
+RECIPES: dict[str, type[Recipe]] = {
+    task: recipe for recipe in (TrOCRRecipe, ImageRecipe, TokenizerRecipe) for task in recipe.tasks
+}
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,6 +38,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     """
     if isinstance(recipe, ImageRecipe):
         return image_classification.build_trainer(recipe)
+    if isinstance(recipe, TokenizerRecipe):
+        return image_tokenization.build_trainer(recipe)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.build_trainer(recipe)
 
@@ -51,5 +56,7 @@ def train(recipe: Recipe, resume: bool = True) -> Trainer:
     """
     if isinstance(recipe, ImageRecipe):
         return image_classification.train(recipe, resume)
+    if isinstance(recipe, TokenizerRecipe):
+        return image_tokenization.train(recipe, resume)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.train(recipe, resume)

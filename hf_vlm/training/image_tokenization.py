@@ -1,0 +1,138 @@
+"""Training of visual tokenizers: a recipe in, a folder with tokenizer, image processor, checkpoints, logs and pictures out.
+
+The data's way: a folder of pictures -> `TrainingImages` (which item comes when, and how it is changed, is a function of
+seed and step) -> `TrainingBatch` -> `TokenizerTrainer`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, TrainingArguments, set_seed
+
+from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingImages, read_images
+from hf_vlm.parts.checkpoint_files import naming_faults, read_config
+from hf_vlm.training.image_models import (
+    measure_processor,
+    new_processor,
+    refuse_unknown_settings,
+    resized_processor,
+    saved_processor,
+)
+from hf_vlm.training.recipe import build_config, named_section
+from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.schedules import AnnealingCallback, check_schedules
+from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
+from hf_vlm.training.tokenizer_trainer import TokenizerTrainer
+
+# What this trainer needs to be right; a recipe that asks for something else is refused.
+FIXED_SETTINGS = {
+    "remove_unused_columns": False,  # rows hold `image`, which `forward` has no parameter for
+    "train_sampling_strategy": "sequential",  # the training set is shuffled by its seed
+    "label_names": [],
+}
+
+
+def train(recipe: TokenizerRecipe, resume: bool = True) -> TokenizerTrainer:
+    """The trainer after the run.
+
+    `training.output_dir` then holds tokenizer and image processor as a folder for `from_pretrained`, the recipe as it was
+    run, the checkpoints, and `pictures/`.
+
+    Args:
+        recipe: what to train.
+        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+            with the weights that the uninterrupted one would have.
+
+    Raises:
+        ValueError: if recipe, model and pictures do not fit each other, before any training.
+    """
+    trainer = build_trainer(recipe)
+    run(trainer, recipe, resume)
+    return trainer
+
+
+def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
+    """The trainer of a recipe, everything loaded and checked, nothing trained.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    arguments = build_arguments(recipe)
+    set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
+    data = recipe.data
+    rows = read_images(data.folder, data.train, with_labels=False)
+    validation = None
+    if data.validation is not None:
+        validation = read_images(data.folder, data.validation, with_labels=False)
+    model, processor = build_tokenizer(recipe)
+    check_schedules(model, recipe.annealing)
+    statistics, prepare = measure_processor(processor, model.config)
+    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
+        arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * len(rows) / items_per_step))
+    pictures = TrainingImages(
+        rows,
+        data.augmentation.transform(statistics.size, statistics.mean_level),
+        seed=arguments.seed,
+        length=arguments.max_steps * items_per_step,
+        prepare=prepare,
+    )
+    return TokenizerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=pictures,
+        eval_dataset=validation,
+        data_collator=TrainingBatch(statistics.scale, statistics.offset, data.augmentation, seed=arguments.seed),
+        eval_collator=ProcessedBatch(processor, prepare),
+        processing_class=processor,
+        annealing=AnnealingCallback(recipe.annealing) if recipe.annealing else None,
+        weight_average=recipe.optimizer.weight_average,
+    )
+
+
+def build_tokenizer(recipe: TokenizerRecipe) -> tuple[PreTrainedModel, Any]:
+    """Tokenizer, in fp32 whatever its file holds, and image processor of a recipe.
+
+    Raises:
+        ValueError: if the settings fit no tokenizer.
+    """
+    section = recipe.model
+    with named_section("model.settings"):
+        if section.pretrained:
+            read_config(section.pretrained)  # tells of a missing folder by its name
+            stored = AutoConfig.from_pretrained(section.pretrained)
+            _check_is_tokenizer(stored)
+            refuse_unknown_settings(section.settings, type(stored))
+            with naming_faults(section.pretrained):
+                model = AutoModel.from_pretrained(section.pretrained, dtype=torch.float32, **section.settings)
+            processor = saved_processor(section.pretrained, model.config)
+            if "image_size" in section.settings:
+                processor = resized_processor(processor, model.config)
+            return model.float(), processor
+        given = section.config or {}
+        refuse_unknown_settings(section.settings, type(build_config(given, "model.config")))
+        config = build_config({**given, **section.settings}, "model.config")
+        _check_is_tokenizer(config)
+        model = AutoModel.from_config(config)
+    processor = new_processor(config)
+    return model.float(), type(processor)(**{**processor.to_dict(), **section.image_processor})
+
+
+def build_arguments(recipe: TokenizerRecipe) -> TrainingArguments:
+    """The Trainer's settings: the recipe's, over defaults that validate where there are pictures for it.
+
+    Raises:
+        ValueError: if the recipe asks for one of `FIXED_SETTINGS` otherwise, or the settings contradict each other.
+    """
+    defaults = {"eval_strategy": "steps"} if recipe.data.validation is not None else {}
+    return training_arguments(recipe, defaults, FIXED_SETTINGS)
+
+
+def _check_is_tokenizer(config: PreTrainedConfig) -> None:
+    known = type(config) in AutoModel._model_mapping
+    if not known or not hasattr(AutoModel._model_mapping[type(config)], "reconstruct"):
+        raise ValueError(
+            f"A visual tokenizer is wanted, got a `{config.model_type}`. Name one of `hf_vlm_vae`, `hf_vlm_vqvae`, "
+            "`hf_vlm_dvae`."
+        )

@@ -1,0 +1,153 @@
+"""`Trainer` for visual tokenizers: every term of the loss in the log, scores of reconstructions and codes, pictures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_vlm.training.image_trainer import ImageTrainer
+from hf_vlm.training.schedules import AnnealingCallback
+from hf_vlm.training.tokenizer_evaluation import TERMS, evaluate_batches
+from hf_vlm.training.tokenizer_pictures import CodeUsage, paired_grid, picture_grid
+from hf_vlm.training.weight_average import WeightAverage
+
+logger = logging.getLogger(__name__)
+
+_NUM_SHOWN = 8  # pictures with their reconstructions
+_NUM_SAMPLES = 32
+_FEW_CODES = 0.5  # share in use, below which a codebook is told to have collapsed
+
+
+class TokenizerTrainer(ImageTrainer):
+    """`ImageTrainer` of a tokenizer.
+
+    Args:
+        annealing: what changes over the run, or None.
+        weight_average: decay of a running mean of the weights, which is validated and saved; None for none.
+    """
+
+    def __init__(
+        self, *args: Any, annealing: AnnealingCallback | None, weight_average: float | None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, layer_decay=1.0, is_classifier=False, **kwargs)
+        self.annealing = annealing
+        if annealing is not None:
+            self.add_callback(annealing)
+        self.weight_average: WeightAverage | None = None
+        if weight_average is not None:
+            self.weight_average = WeightAverage(self.model, weight_average)
+            self.add_callback(self.weight_average)
+        self._terms: dict[str, torch.Tensor] = {}
+        self._num_passes = 0
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+        """The model's loss; its terms are kept for the next log."""
+        outputs = model(pixel_values=inputs["pixel_values"])
+        if model.training:
+            for name in (*TERMS[1:], "perplexity", "used_codes"):
+                if (term := outputs.get(name)) is not None:
+                    self._terms[name] = self._terms.get(name, 0) + term.detach()
+            self._num_passes += 1
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`, with the means of the terms since the last one, and the annealed values."""
+        if "loss" in logs and self._num_passes:
+            logs |= {name: (total / self._num_passes).item() for name, total in self._terms.items()}
+            self._terms, self._num_passes = {}, 0
+            if self.annealing is not None:
+                logs |= self.annealing.values(max(0, self.state.global_step - 1))
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As `Trainer.evaluate`, of the averaged weights where there are some, with pictures."""
+        if self.weight_average is None:
+            return super().evaluate(*args, **kwargs)
+        with self.weight_average.applied():
+            return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """The scores of `TokenizerScores` over all processes, and pictures by the first."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not next(model.parameters()).is_cuda and self.args.device.type == "cuda":
+            model.to(self.args.device)
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # training draws on as without an evaluation
+            torch.manual_seed(self.args.seed)
+            with self.compute_loss_context_manager():
+                scores = evaluate_batches(model, dataloader)
+            for tensor in scores.tensors():
+                tensor.copy_(self.accelerator.reduce(tensor, reduction="sum"))
+            result = scores.result()
+            if self.is_world_process_zero():
+                self._draw(model, dataloader, scores.counts)
+        _warn_of_collapse(result, model)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.items()}
+        number = int(scores.sums["pictures"].item())
+        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=number)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; the model has the averaged weights in the end, where there are some."""
+        output = super().train(*args, **kwargs)
+        if self.weight_average is not None:
+            self.weight_average.apply()
+        return output
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.weight_average is not None and self.args.should_save:
+            self.weight_average.save(output_dir)  # before the file that tells a checkpoint complete
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.weight_average is not None:
+            self.weight_average.load(resume_from_checkpoint)
+
+    @torch.no_grad()
+    def _draw(self, model: PreTrainedModel, dataloader: Any, counts: torch.Tensor | None) -> None:
+        """Writes the pictures of an evaluation to `pictures/`, and to TensorBoard."""
+        folder, step = Path(self.args.output_dir) / "pictures", self.state.global_step
+        was_training = model.training
+        model.eval()
+        originals = next(iter(dataloader))["pixel_values"][:_NUM_SHOWN].to(model.device)
+        as_pictures = self.processing_class.post_process
+        rows = [as_pictures(originals), as_pictures(model.reconstruct(originals))]
+        sheets: dict[str, Image.Image] = {"reconstructions": paired_grid(rows, ("originals", "reconstructions"))}
+        sheets["samples"] = picture_grid(as_pictures(model.sample(_NUM_SAMPLES)), columns=_NUM_SHOWN)
+        model.train(was_training)
+        folder.mkdir(parents=True, exist_ok=True)
+        if counts is not None:
+            usage = CodeUsage(folder)
+            usage.add(step, counts)
+            sheets["codes"] = usage.draw()
+        for name, sheet in sheets.items():
+            sheet.save(folder / (f"{name}.png" if name == "codes" else f"{name}-{step}.png"))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                for name, sheet in sheets.items():
+                    callback.tb_writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
+
+
+def _warn_of_collapse(scores: dict[str, float], model: PreTrainedModel) -> None:
+    """Says so where latents tell next to nothing."""
+    num_codes = getattr(model.config, "num_codes", None)
+    if num_codes and scores["used_codes"] < _FEW_CODES * num_codes:
+        logger.warning(
+            "%d of %d codes are in use. If that stays so, raise `revive_below` of a codebook, lower a discrete VAE's "
+            "`kl_weight` or raise its first temperature, or take fewer codes.",
+            scores["used_codes"],
+            num_codes,
+        )
+    if scores.get("active_channels") == 0:
+        logger.warning(
+            "No latent channel is active: the decoder ignores the latents (posterior collapse). Lower `beta`, or let it rise "
+            "from 0 by `annealing.beta`."
+        )

@@ -1,0 +1,86 @@
+"""A running mean of a model's weights over the steps of training: what is validated and saved in the end.
+
+    average <- decay * average + (1 - decay) * weights        after each optimizer step
+
+Source: Polyak and Juditsky 1992; DALL-E's tokenizer has a decay of 0.999 (Ramesh et al. 2021, A.2)
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+AVERAGE_FILE = "average.safetensors"  # in a checkpoint
+
+
+class WeightAverage(TrainerCallback):
+    """The running mean of the parameters of a model, fp32, on their device.
+
+    Args:
+        model: whose parameters.
+        decay: in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self._average: dict[str, torch.Tensor] | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Takes in the weights after a step; the first ones begin the mean."""
+        self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the weights as they are now; the first ones begin the mean."""
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        if self._average is None:
+            self._average = {name: weight.float().clone() for name, weight in weights.items()}
+            return
+        average = [self._average[name] for name in weights]
+        torch._foreach_lerp_(average, [weight.float() for weight in weights.values()], 1 - self.decay)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the mean into a checkpoint's folder."""
+        if self._average is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            save_file(self._average, Path(folder) / AVERAGE_FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Goes on with the mean of a checkpoint.
+
+        Raises:
+            FileNotFoundError: if the checkpoint has none.
+        """
+        file = Path(folder) / AVERAGE_FILE
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"A checkpoint with `{AVERAGE_FILE}` is wanted in {folder}, got none: it was made without "
+                "`optimizer.weight_average`. Leave that setting out, or start anew with `--no-resume`."
+            )
+        tensors = load_file(file)
+        devices = {name: parameter.device for name, parameter in self.model.named_parameters()}
+        self._average = {name: tensors[name].to(device) for name, device in devices.items()}
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Makes the mean the model's weights, if there is one."""
+        if self._average is not None:
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self._average[name])
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Around code that is to see the mean as the model's weights."""
+        weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(weights[name])
