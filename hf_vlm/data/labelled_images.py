@@ -200,9 +200,12 @@ class ImageAugmentation:
 
     Attributes:
         crop: `resized`: a random part, scaled to the model's picture size (ImageNet's); `padded`: the whole picture with
-            `crop_padding` pixels around it, cut at random (CIFAR's, for small pictures); `none`: only scaled.
+            `crop_padding` pixels around it, cut at random (CIFAR's, for small pictures); `zoomed`: a random square as large
+            as the shorter side, scaled to a random multiple of the picture size, cut at random (DALL-E's tokenizer);
+            `none`: only scaled.
         crop_scale: for `resized`: smallest and largest share of the picture's area.
         crop_padding: for `padded`: pixels on each side.
+        crop_zoom: for `zoomed`: smallest and largest multiple of the picture size.
         horizontal_flip: probability in [0, 1].
         randaugment_ops: how many of RandAugment's operations a picture goes through; 0 for none.
         randaugment_magnitude: their strength, in [0, 30]; timm's `m9`, of 10, is 27.
@@ -216,9 +219,10 @@ class ImageAugmentation:
         (CutMix), https://arxiv.org/abs/1905.04899. A batch is mixed with itself rolled by one (timm reverses it).
     """
 
-    crop: Literal["resized", "padded", "none"] = "resized"
+    crop: Literal["resized", "padded", "zoomed", "none"] = "resized"
     crop_scale: list[float] = dataclasses.field(default_factory=lambda: [0.08, 1.0])
     crop_padding: int = 4
+    crop_zoom: list[float] = dataclasses.field(default_factory=lambda: [1.125, 1.5])
     horizontal_flip: float = 0.5
     randaugment_ops: int = 0
     randaugment_magnitude: int = 9
@@ -241,6 +245,9 @@ class ImageAugmentation:
                 f"`crop_scale` must be two shares, 0 < low <= high <= 1, got {self.crop_scale}. Correct it."
             )
 
+        if len(self.crop_zoom) != 2 or not 1 <= self.crop_zoom[0] <= self.crop_zoom[1]:
+            raise ValueError(f"`crop_zoom` must be two multiples, 1 <= low <= high, got {self.crop_zoom}. Correct it.")
+
     @property
     def is_mixing(self) -> bool:
         """Whether labels become class probabilities."""
@@ -260,6 +267,8 @@ class ImageAugmentation:
         if self.crop == "resized":
             scale = (self.crop_scale[0], self.crop_scale[1])
             steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=InterpolationMode.BICUBIC))
+        elif self.crop == "zoomed":
+            steps.append(ZoomedCrop(size, (self.crop_zoom[0], self.crop_zoom[1])))
         else:
             steps.append(v2.Resize(size, interpolation=InterpolationMode.BICUBIC))
         if self.crop == "padded":
@@ -272,6 +281,38 @@ class ImageAugmentation:
         if self.random_erasing:
             steps.append(v2.RandomErasing(self.random_erasing, value=[float(level) for level in fill]))
         return v2.Compose(steps)
+
+
+class ZoomedCrop(v2.Transform):
+    """A random square as large as the shorter side of a PIL picture, scaled by area averages, and a random part of that.
+
+    Args:
+        size: (height, width) in pixels of the part.
+        zoom: smallest and largest side of the scaled square, as a multiple of the longer of the two.
+
+    Source: Ramesh et al. 2021, https://arxiv.org/abs/2102.12092, listing 1
+    """
+
+    def __init__(self, size: tuple[int, int], zoom: tuple[float, float]) -> None:
+        super().__init__()
+        self.size, self.zoom = size, zoom
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """The part, a picture of `size`."""
+        square = min(image.size)
+        left, top = _random_whole(image.width - square), _random_whole(image.height - square)
+        low, high = (round(max(self.size) * zoom) for zoom in self.zoom)
+        side = low + _random_whole(high - low)
+        box = (left, top, left + square, top + square)
+        scaled = image.resize((side, side), Image.Resampling.BOX, box=box)
+        height, width = self.size
+        left, top = _random_whole(side - width), _random_whole(side - height)
+        return scaled.crop((left, top, left + width, top + height))
+
+
+def _random_whole(largest: int) -> int:
+    """A whole number in [0, largest], of torch's global generator."""
+    return int(torch.randint(largest + 1, ()))
 
 
 class TrainingImages(Sequence[dict[str, Any]]):

@@ -20,8 +20,9 @@ from hf_vlm.training.image_models import (
     saved_processor,
 )
 from hf_vlm.training.recipe import build_config, named_section
+from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.runs import run, training_arguments
-from hf_vlm.training.schedules import AnnealingCallback, check_schedules
+from hf_vlm.training.schedules import AnnealingCallback, Schedule, check_schedules
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 from hf_vlm.training.tokenizer_trainer import TokenizerTrainer
 
@@ -66,7 +67,12 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
     if data.validation is not None:
         validation = read_images(data.folder, data.validation, with_labels=False)
     model, processor = build_tokenizer(recipe)
-    check_schedules(model, recipe.annealing)
+    schedules = dict(recipe.annealing)
+    of_learning_rate = schedules.pop("learning_rate", None)
+    if of_learning_rate is not None:
+        _check_learning_rate(recipe, of_learning_rate)
+        arguments.learning_rate = of_learning_rate.start
+    check_schedules(model, schedules)
     statistics, prepare = measure_processor(processor, model.config)
     items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
@@ -86,7 +92,8 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
         data_collator=TrainingBatch(statistics.scale, statistics.offset, data.augmentation, seed=arguments.seed),
         eval_collator=ProcessedBatch(processor, prepare),
         processing_class=processor,
-        annealing=AnnealingCallback(recipe.annealing) if recipe.annealing else None,
+        annealing=AnnealingCallback(schedules) if schedules else None,
+        of_learning_rate=of_learning_rate,
         weight_average=recipe.optimizer.weight_average,
     )
 
@@ -127,6 +134,18 @@ def build_arguments(recipe: TokenizerRecipe) -> TrainingArguments:
     """
     defaults = {"eval_strategy": "steps"} if recipe.data.validation is not None else {}
     return training_arguments(recipe, defaults, FIXED_SETTINGS)
+
+
+def _check_learning_rate(recipe: TokenizerRecipe, schedule: Schedule) -> None:
+    """Raises ValueError if the learning rate is set twice, or is to begin at 0."""
+    twice = [name for name in ("learning_rate", "lr_scheduler_type", "warmup_steps") if name in recipe.training]
+    if twice:
+        raise ValueError(
+            f"The learning rate is set once, got `annealing.learning_rate` and {listed(f'training.{name}' for name in twice)}. "
+            "Leave one out."
+        )
+    if not schedule.start > 0:
+        raise ValueError(f"`annealing.learning_rate.start` must be above 0, got {schedule.start}. Correct it.")
 
 
 def _check_is_tokenizer(config: PreTrainedConfig) -> None:

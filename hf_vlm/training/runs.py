@@ -95,7 +95,7 @@ def _check_same_model(recipe: Recipe, saved: Path) -> None:
     if not saved.is_file():
         return
     before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.to_dict()
-    for section in ("model", "optimizer", "data", "training"):
+    for section in ("model", "optimizer", "annealing", "data", "training"):
         of_before = before.get(section, {})
         changed = [name for name, value in now.get(section, {}).items() if of_before.get(name) != value]
         if changed and section in ("model", "optimizer"):

@@ -4,7 +4,8 @@ task:       `image-tokenization`
 model:      where the weights come from
 data:       the folder of pictures, its splits, how training pictures are changed
 optimizer:  what the Trainer has no setting for
-annealing:  values that change over the run, such as `temperature`, each with its schedule
+annealing:  values that change over the run, each with its schedule: `learning_rate`, and of the model `beta`,
+            `temperature`, `kl_weight`
 training:   any setting of transformers' `TrainingArguments`
 """
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_vlm.training.image_trainer import ImageTrainer
-from hf_vlm.training.schedules import AnnealingCallback
+from hf_vlm.training.schedules import AnnealingCallback, Schedule
 from hf_vlm.training.tokenizer_evaluation import TERMS, evaluate_batches
 from hf_vlm.training.tokenizer_pictures import CodeUsage, paired_grid, picture_grid
 from hf_vlm.training.weight_average import WeightAverage
@@ -29,14 +30,20 @@ class TokenizerTrainer(ImageTrainer):
 
     Args:
         annealing: what changes over the run, or None.
+        of_learning_rate: its schedule, in the place of `lr_scheduler_type`; or None.
         weight_average: decay of a running mean of the weights, which is validated and saved; None for none.
     """
 
     def __init__(
-        self, *args: Any, annealing: AnnealingCallback | None, weight_average: float | None, **kwargs: Any
+        self,
+        *args: Any,
+        annealing: AnnealingCallback | None,
+        of_learning_rate: Schedule | None,
+        weight_average: float | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, layer_decay=1.0, is_classifier=False, **kwargs)
-        self.annealing = annealing
+        self.annealing, self.of_learning_rate = annealing, of_learning_rate
         if annealing is not None:
             self.add_callback(annealing)
         self.weight_average: WeightAverage | None = None
@@ -45,6 +52,15 @@ class TokenizerTrainer(ImageTrainer):
             self.add_callback(self.weight_average)
         self._terms: dict[str, torch.Tensor] = {}
         self._num_passes = 0
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As `Trainer.create_scheduler`; with a schedule of the learning rate, that."""
+        schedule = self.of_learning_rate
+        if schedule is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler: Any = LambdaLR(optimizer, lambda step: schedule.value(step) / schedule.start)
+        return self.lr_scheduler
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """The model's loss; its terms are kept for the next log."""
