@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback:
             raise
         print(
-            "hf-vlm: stopped. What was written stays; training, and pages read into a folder, go on from there.",
+            "hf-vlm: stopped. What was written stays; training, pages read into a folder, and token caches go on from there.",
             file=sys.stderr,
         )
         return 130
@@ -99,6 +99,24 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", action="store_true", help="one JSON object a picture, with its attention rollout")
     explain.set_defaults(command=_explain, list_name="images")
 
+    tokenize = commands.add_parser(
+        "tokenize", help="make codes of pictures with a visual tokenizer, in a token cache; and pictures of codes"
+    )
+    tokenize.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures; with --decode one token cache"
+    )
+    tokenize.add_argument("--model", required=True, help="folder or Hub name of a VQ-VAE or discrete VAE")
+    tokenize.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="the token cache, pictures in it being passed over; with --decode a new folder for one PNG a picture",
+    )
+    tokenize.add_argument("--decode", action="store_true", help="make pictures of the codes in a token cache")
+    tokenize.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
+    tokenize.add_argument("--json", action="store_true", help="one JSON object a picture")
+    tokenize.set_defaults(command=_tokenize, list_name="images")
+
     train = commands.add_parser("train", help="train by a recipe; an interrupted run goes on where it stopped")
     train.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.learning_rate=1e-4")
@@ -107,9 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train, list_name="overrides")
 
     evaluate = commands.add_parser(
-        "evaluate", help="measure CER and WER on lines with known text, or accuracy on pictures with labels"
+        "evaluate",
+        help="measure CER and WER on lines with known text, accuracy on pictures with labels, a tokenizer on pictures",
     )
-    evaluate.add_argument("model", help="folder or Hub name, of a reader of lines or an image classifier")
+    evaluate.add_argument("model", help="folder or Hub name, of a reader of lines, an image classifier or a tokenizer")
     evaluate.add_argument(
         "data", nargs="+", help="folder or file of lines with `image` and `text`; folder of pictures with `label`"
     )
@@ -169,13 +188,17 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from hf_vlm.training.evaluation import evaluate_folders
     from hf_vlm.training.image_evaluation import evaluate_image_folders, is_image_classifier
+    from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
 
     settings = {"split": options.split, "batch_size": options.batch_size}
     of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
-    if not is_image_classifier(options.model):
+    of_pictures = is_image_classifier(options.model) or is_tokenizer(options.model)
+    if not of_pictures:
         results: Iterable[tuple[str, Any]] = evaluate_folders(options.model, options.data, **settings, **of_lines)
     elif any(of_lines.values()):
-        raise ValueError("`--ignore-case` and `--num-beams` are for lines, got an image classifier. Leave them out.")
+        raise ValueError("`--ignore-case` and `--num-beams` are for lines, got a model of pictures. Leave them out.")
+    elif is_tokenizer(options.model):
+        results = evaluate_tokenizer_folders(options.model, options.data, **settings)
     else:
         results = evaluate_image_folders(options.model, options.data, **settings)
     for name, result in results:
@@ -309,6 +332,28 @@ def _explain(options: argparse.Namespace) -> int:
         elif options.json:
             print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
         elif str(result):
+            print(result, flush=True)
+    return int(failed)
+
+
+def _tokenize(options: argparse.Namespace) -> int:
+    from hf_vlm.pipelines.token_files import TokenizedFile, tokenize_files
+    from hf_vlm.pipelines.token_pictures import DecodedFile, decode_files
+
+    settings = {"model": options.model, "out": options.out, "batch_size": options.batch_size}
+    if options.decode and len(options.images) > 1:
+        raise ValueError(f"`--decode` wants one token cache, got {len(options.images)}. Give them one by one.")
+    results: Iterable[DecodedFile | TokenizedFile] = (
+        decode_files(options.images[0], **settings) if options.decode else tokenize_files(options.images, **settings)
+    )
+    failed = False
+    for result in results:
+        if isinstance(result, TokenizedFile) and result.error is not None:
+            failed = True
+            print(f"hf-vlm: {result.error}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+        else:
             print(result, flush=True)
     return int(failed)
 

@@ -2,7 +2,8 @@
 
 The data's way: a folder of pictures -> `TrainingImages` (which item comes when, and how it is changed, is a function of
 seed and step) -> `TrainingBatch` (normalised, mixed by MixUp or CutMix) -> transformers' `Trainer`. Any model of
-`AutoModelForImageClassification` is trained, and any of `AutoModelForMaskedImageModeling` that masks by itself.
+`AutoModelForImageClassification` is trained, and any of `AutoModelForMaskedImageModeling` that masks by itself, on
+pixels or on the codes of a visual tokenizer.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, TrainingBatch, TrainingImages, read_images
+from hf_vlm.training.code_targets import CodeTargets, load_code_targets
 from hf_vlm.training.image_models import build_model, measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
 from hf_vlm.training.image_trainer import ImageTrainer
@@ -66,8 +68,11 @@ def build_trainer(recipe: ImageRecipe) -> ImageTrainer:
         rows, validation = _numbered_as_in(model, rows), validation and _numbered_as_in(model, validation)
         _check_loss(model, arguments)
     statistics, prepare = measure_processor(processor, model.config)
+    code_targets = None
+    if recipe.model.tokenizer:
+        code_targets = load_code_targets(recipe.model.tokenizer, model, statistics, _patch_grid(model, statistics.size))
     if not is_classifier:
-        _check_masking(model, statistics.size)
+        _check_masking(model, statistics.size, code_targets)
     items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
         arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * len(rows) / items_per_step))
@@ -91,6 +96,7 @@ def build_trainer(recipe: ImageRecipe) -> ImageTrainer:
         processing_class=processor,
         layer_decay=recipe.optimizer.layer_decay,
         is_classifier=is_classifier,
+        code_targets=code_targets,
     )
 
 
@@ -116,14 +122,30 @@ def _numbered_as_in(model: Any, rows: LabelledImages) -> LabelledImages:
     return rows.with_names(model_names(model.config))
 
 
-@torch.no_grad()
-def _check_masking(model: Any, size: tuple[int, int]) -> None:
-    """Raises ValueError if a model gives no loss on pictures alone."""
-    picture = torch.zeros(1, getattr(model.config, "num_channels", 3), *size)
-    if getattr(model(pixel_values=picture), "loss", None) is None:
+def _patch_grid(model: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of the patches whose codes a model predicts.
+
+    Raises:
+        ValueError: if it is not one of ours that predicts codes.
+    """
+    if getattr(model.config, "masked_image_target", None) != "codes":
         raise ValueError(
-            "Masked pre-training here wants a model that draws its masks and predicts pixels, got "
-            f"`{type(model).__name__}` with other targets. Set `masked_image_target: pixels` of an `hf_vlm_vit`."
+            f"A tokenizer's codes are predicted by a model of `masked_image_target: codes`, got `{type(model).__name__}` with "
+            "other targets. Set it in `model.config`, or leave `model.tokenizer` out."
+        )
+    return model.vision_model.grid_size(*size)
+
+
+@torch.no_grad()
+def _check_masking(model: Any, size: tuple[int, int], code_targets: CodeTargets | None) -> None:
+    """Raises ValueError if a model gives no loss on pictures alone, or with the codes of a tokenizer."""
+    picture = torch.zeros(1, getattr(model.config, "num_channels", 3), *size)
+    targets = {} if code_targets is None else {"code_ids": code_targets(picture)}
+    if getattr(model(pixel_values=picture, **targets), "loss", None) is None:
+        raise ValueError(
+            "Masked pre-training here wants a model that draws its masks and predicts pixels, or a tokenizer's codes, got "
+            f"`{type(model).__name__}` with other targets. Set `masked_image_target: pixels` of an `hf_vlm_vit`, or name a "
+            "`model.tokenizer`."
         )
 
 

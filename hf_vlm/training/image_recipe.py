@@ -26,6 +26,8 @@ class ImageModelSection:
             classes, or a model of another task, gets a new head.
         config: settings of a model to be trained from scratch, with its `model_type`.
         backbone: folder or Hub name of a pretrained convolutional network, before a vision transformer from scratch.
+        tokenizer: folder or Hub name of a visual tokenizer, whose codes a model of `masked_image_target: codes` is to
+            predict; for masked-image-modeling only.
         settings: settings over those of `pretrained` or `config`, such as `image_size`, `label_smoothing` or
             `drop_path_rate`; with `backbone` those of `VisionTransformer...from_pretrained_parts`.
     """
@@ -33,6 +35,7 @@ class ImageModelSection:
     pretrained: str | None = None
     config: dict[str, Any] | None = None
     backbone: str | None = None
+    tokenizer: str | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,10 @@ class ImageRecipe(Recipe):
             raise ValueError(
                 "`data.augmentation` mixes labels, got `mixup` or `cutmix` for masked-image-modeling, which has none. Set "
                 "both to 0."
+            )
+        if self.task != MASKED_MODELING and self.model.tokenizer:
+            raise ValueError(
+                f"`model.tokenizer` is for {MASKED_MODELING}, got it for {self.task}. Leave it out, or set `task`."
             )
         if is_mixing and self.training.get("label_smoothing_factor"):
             raise ValueError(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hf_vlm.data.labelled_images import ProcessedBatch
+from hf_vlm.training.code_targets import CodeTargets
 from hf_vlm.training.metrics import top_k_accuracy
 from hf_vlm.training.parameter_groups import parameter_groups
 
@@ -21,17 +22,24 @@ class ImageTrainer(Trainer):
         eval_collator: collates evaluation pictures; `data_collator` those of training.
         layer_decay: as in `parameter_groups`.
         is_classifier: whether accuracy is measured; otherwise the loss, with the same masks every time.
+        code_targets: gives the codes that are to be predicted, where there are some.
     """
 
     data_collator: Any
 
     def __init__(
-        self, *args: Any, eval_collator: ProcessedBatch, layer_decay: float, is_classifier: bool, **kwargs: Any
+        self,
+        *args: Any,
+        eval_collator: ProcessedBatch,
+        layer_decay: float,
+        is_classifier: bool,
+        code_targets: CodeTargets | None = None,
+        **kwargs: Any,
     ) -> None:
         if is_classifier:
             kwargs |= {"compute_metrics": _accuracies, "preprocess_logits_for_metrics": _best_classes}
         super().__init__(*args, **kwargs)
-        self.eval_collator, self.layer_decay = eval_collator, layer_decay
+        self.eval_collator, self.layer_decay, self.code_targets = eval_collator, layer_decay, code_targets
         self.can_return_loss = not is_classifier  # without labels there is a loss all the same
         # The loss is a mean over the batch, whatever a model could do with the number of pictures in all batches of a step.
         self.model_accepts_loss_kwargs = False
@@ -57,6 +65,12 @@ class ImageTrainer(Trainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         outputs = model(pixel_values=inputs["pixel_values"])
         return F.cross_entropy(outputs["logits"].float(), labels)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        if self.code_targets is not None:
+            inputs["code_ids"] = self.code_targets(inputs["pixel_values"])
+        return inputs
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As `Trainer.get_eval_dataloader`, with the collator of evaluation pictures."""

@@ -406,3 +406,23 @@ def test_folders_of_classes_without_splits_are_no_validation_set(tmp_path):
     assert len(read_images(tmp_path)) == 2
     with pytest.raises(ValueError, match="a folder `validation` is wanted, got folders of classes without splits"):
         read_images(tmp_path, "validation")
+
+
+def test_zoomed_crop_shows_a_part_of_a_square_at_a_random_scale():
+    # columns tell their place: a part of width 32 of a square of 100 that is scaled to 36..48 shows 67 to 89 of its columns
+    columns = np.arange(120, dtype=np.uint8)
+    image = Image.fromarray(np.broadcast_to(columns, (100, 120)).copy())
+    transform = ImageAugmentation(crop="zoomed", horizontal_flip=0).transform((32, 32), [0])
+    spans = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        part = transform(image)
+        assert part.shape == (1, 32, 32)
+        spans.append(int(part[0, 0, -1]) - int(part[0, 0, 0]))
+    assert min(spans) >= 100 * 31 / 48 - 2 and max(spans) <= 100 * 31 / 36 + 2
+    assert max(spans) - min(spans) > 10
+
+
+def test_zoom_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"`crop_zoom` must be two multiples, 1 <= low <= high, got \[0.5, 1\]"):
+        ImageAugmentation(crop="zoomed", crop_zoom=[0.5, 1])

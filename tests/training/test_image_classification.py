@@ -18,7 +18,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_vlm import VisionTransformerForImageClassification
+from hf_vlm import VAEConfig, VAEModel, VisionTransformerForImageClassification, VQVAEConfig, VQVAEModel
 from hf_vlm.data.labelled_images import ImageAugmentation, ProcessedBatch, TrainingBatch, TrainingImages, read_images
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.training.dry_run import dry_run
@@ -274,6 +274,64 @@ def test_masked_pretraining_lowers_the_loss_and_is_fine_tuned(masked_sections, s
     assert isinstance(model, VisionTransformerForImageClassification) and model.config.label_smoothing == 0.1
     for name, weight in masked.vision_model.state_dict().items():
         assert torch.equal(model.vision_model.state_dict()[name], weight), name
+
+
+def saved_tokenizer(folder, **settings):
+    torch.manual_seed(0)
+    config = VQVAEConfig(**{"image_size": 16, "hidden_channels": (8, 8), "num_codes": 16, "code_dim": 4, **settings})
+    VQVAEModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def code_recipe(masked_sections, tokenizer):
+    masked_sections["model"]["config"] |= {"masked_image_target": "codes", "num_codes": 16, "mask_ratio": 0.5}
+    masked_sections["model"]["tokenizer"] = tokenizer
+    return masked_sections
+
+
+def test_codes_of_a_tokenizer_are_predicted(masked_sections, tmp_path):
+    sections = code_recipe(masked_sections, saved_tokenizer(tmp_path / "tokenizer"))
+    sections["training"] |= {"max_steps": 60, "learning_rate": 1e-2, "eval_steps": 20, "save_steps": 20}
+    trainer = train(picture_recipe_of(sections))
+    losses = [loss for _, loss in history(trainer, "eval_loss") if loss is not None]
+    assert losses[-1] < 0.8 * losses[0]
+    # what was learnt are the tokenizer's codes of the very pictures that the model saw
+    batch = next(iter(trainer.get_eval_dataloader()))
+    pixels = batch["pixel_values"] * 0.5 + 0.5  # the processor's mean and deviation
+    wanted = VQVAEModel.from_pretrained(tmp_path / "tokenizer").encode(pixels.clamp(0, 1))
+    assert torch.equal(trainer._prepare_inputs(batch)["code_ids"], wanted)
+
+
+def test_tokenizer_of_finer_codes_sees_smaller_pictures(masked_sections, tmp_path):
+    sections = code_recipe(
+        masked_sections, saved_tokenizer(tmp_path / "t", hidden_channels=(8,), num_residual_blocks=(0,))
+    )
+    trainer = build_trainer(picture_recipe_of(sections))  # patches of 4 pixels, codes of 2
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer._prepare_inputs(batch)["code_ids"].shape == (4, 4, 4)
+    assert trainer.code_targets.size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "told"),
+    [
+        ({"num_codes": 32}, [], "must predict the 32 codes of .*got `num_codes=16`"),
+        ({"num_channels": 1}, [], "must see the same channels, got 3 and 1"),
+        ({}, ["model.config.masked_image_target=pixels"], "`masked_image_target: codes`, got"),
+        ({}, ["model.tokenizer=null"], "or a tokenizer's codes"),
+        ({}, ["task=image-classification"], "`model.tokenizer` is for masked-image-modeling"),
+    ],
+)
+def test_tokenizer_that_does_not_suit_is_refused(settings, overrides, told, masked_sections, tmp_path):
+    sections = code_recipe(masked_sections, saved_tokenizer(tmp_path / "tokenizer", **settings))
+    with pytest.raises(ValueError, match=told):
+        build_trainer(picture_recipe_of(sections, *overrides))
+
+
+def test_continuous_tokenizer_has_no_codes_to_predict(masked_sections, tmp_path):
+    VAEModel(VAEConfig(image_size=16)).save_pretrained(tmp_path / "vae")
+    with pytest.raises(ValueError, match="must have codes, got `hf_vlm_vae`"):
+        build_trainer(picture_recipe_of(code_recipe(masked_sections, str(tmp_path / "vae"))))
 
 
 def test_masked_pretraining_wants_no_labels(masked_sections, tmp_path):

@@ -14,6 +14,7 @@ from hf_vlm.cli import main
 from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.training.image_classification import build_trainer as build_picture_trainer
+from hf_vlm.training.image_tokenization import build_trainer as build_tokenizer_trainer
 from hf_vlm.training.recipe import TrOCRRecipe
 from hf_vlm.training.recipe_files import RECIPE_FOLDER
 from hf_vlm.training.tasks import load_recipe
@@ -156,6 +157,49 @@ def test_vit_masked_pretraining_command_runs_and_is_fine_tuned(pictures_folder, 
     from_masked = ["model.config=null", f"model.pretrained={pictures_folder.parent / 'masked'}"]
     command = [*command_of("vit-image-classification"), *from_masked, "optimizer.layer_decay=0.75"]
     told_by_picture_recipe(command, pictures_folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "parts", "smallest", "largest"),
+    [
+        (command_of("vae-tokenizer"), ("encoder.stages", "decoder.stages"), 1e6, 3e6),
+        (
+            command_of("vqvae-tokenizer"),
+            ("encoder.stages", "decoder.stages"),
+            0.5e6,
+            1e6,
+        ),  # in half precision below 2 MB
+        (command_of("dvae-tokenizer"), ("encoder.groups", "decoder.groups"), 0.2e6, 1e6),
+    ],
+    ids=["vae", "vqvae", "dvae"],
+)
+def test_tokenizer_command_runs(command, parts, smallest, largest, pictures_folder, capsys):
+    words = [word.replace("DATA", str(pictures_folder)) for word in command]
+    small = [f"training.output_dir={pictures_folder.parent / 'out'}", "training.per_device_train_batch_size=4"]
+    assert main([*words, "--dry-run", *small]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert all(part in told for part in parts)
+    assert smallest < int(re.search(r"^all +([\d,]+)", told, re.MULTILINE)[1].replace(",", "")) < largest
+
+
+@pytest.mark.slow  # the published size: 98M parameters
+def test_dalle_tokenizer_command_runs(pictures_folder, capsys):
+    words = [word.replace("DATA", str(pictures_folder)) for word in command_of("dall-e-tokenizer")]
+    small = [f"training.output_dir={pictures_folder.parent / 'out'}", "training.per_device_train_batch_size=1"]
+    assert main([*words, "--dry-run", *small]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "3000000 steps of 1 pictures" in told and "pixel_values (1, 3, 256, 256)" in told
+    assert "97,616,006" in told  # 53,786,240 of the encoder and 43,829,766 of the decoder
+
+
+def test_variants_of_the_vqvae_recipe_are_settings_that_it_takes(pictures_folder):
+    header = (RECIPE_FOLDER / "vqvae-tokenizer.yaml").read_text(encoding="utf-8").split("# variants:")[1]
+    header = header.split("# The paper's")[0]
+    variants = re.findall(r"model\.settings\.\S+", header)
+    assert len(variants) == 9
+    places = [f"data.folder={pictures_folder}", f"training.output_dir={pictures_folder.parent / 'out'}"]
+    for chosen in (variants[:1], variants[1:5], variants[5:8], variants[8:]):
+        build_tokenizer_trainer(load_recipe("vqvae-tokenizer", [*places, *chosen]))
 
 
 def test_pretrained_half_precision_folder_is_trained_in_full_precision(recipe_sections, lines_folder, tmp_path):
