@@ -44,6 +44,7 @@ from hf_vlm.models.vqvae.modeling_vqvae import VQVAEModel
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
+from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.page_reading import PageReader
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
@@ -104,6 +105,7 @@ __all__ = [
     "DVAEModel",
     "ImageCaptioningPipeline",
     "ImageToTextPipeline",
+    "ImageTokenizationPipeline",
     "PageReader",
     "SwinTransformerBackbone",
     "SwinTransformerConfig",

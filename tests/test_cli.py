@@ -14,6 +14,7 @@ from hf_vlm.cli import main
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import lines_folder, recipe_of, recipe_sections, tiny_recipe, write_splits  # noqa: F401 (fixtures)
 from tests.tiny_pages import drawn_page, find_drawn_lines
+from tests.tiny_tokenizers import random_pictures, saved, tiny_dvae, tiny_vqvae
 from tests.training.tiny_pictures import tiny_picture_recipe, write_picture_splits
 
 # ruff: noqa: F811 (a fixture's name is an argument's name)
@@ -133,7 +134,7 @@ def test_train_evaluate_and_dry_run_of_an_image_classifier(tmp_path, capsys):
     assert told["num_pictures"] == len(told["predictions"]) == 9
     assert set(told["predictions"][0]) == {"label", "predicted", "probability"}
     assert main([*evaluate, "--ignore-case"]) == 1
-    assert "are for lines, got an image classifier" in capsys.readouterr().err
+    assert "are for lines, got a model of pictures" in capsys.readouterr().err
 
 
 def test_extend_alphabet_saves_a_model_that_can_be_read_with_and_trained(
@@ -204,6 +205,43 @@ def test_explain_writes_a_sheet_a_picture_and_tells_a_broken_one(model_folder, l
     assert [set(row) for row in rows] == [{"file", "files", "rows", "columns", "rollout", "classes"}] * 3
     assert all(len(row["rollout"]) == row["rows"] and len(row["rollout"][0]) == row["columns"] for row in rows)
     assert f"hf-vlm: {tmp_path / 'none.png'}" in printed.err
+
+
+@pytest.mark.parametrize("make", [tiny_vqvae, tiny_dvae])
+def test_tokenize_and_back_tells_a_broken_picture(make, tmp_path, capsys):
+    model, cache, out = saved(make(), tmp_path / "model"), tmp_path / "cache", tmp_path / "out"
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, picture in enumerate(random_pictures(3)):
+        picture.save(pictures / f"{number}.png")
+    (pictures / "1.png").write_bytes(b"no picture")
+    told = ["tokenize", str(pictures), "--out", str(cache), "--model", model]
+    assert main(told) == 1
+    printed = capsys.readouterr()
+    size = "2 x 2" if make is tiny_vqvae else "4 x 4"
+    assert [line for line in printed.out.splitlines() if "\t" in line] == [
+        f"{pictures / name}\t{size} codes" for name in ("0.png", "2.png")
+    ]
+    assert printed.err.count("hf-vlm: ") == 1 and f"hf-vlm: {pictures / '1.png'}: wanted a picture" in printed.err
+
+    random_pictures(1)[0].save(pictures / "1.png")
+    assert main([*told, "--json", "--batch-size", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"file"')]
+    assert [row["is_new"] for row in rows] == [False, True, False]
+    assert {row["num_codes"] for row in rows} == {64} and set(rows[0]) > {"file", "rows", "columns"}
+
+    back = ["tokenize", str(cache), "--decode", "--out", str(out), "--model", model]
+    assert main(back) == 0
+    assert f"{pictures / '0.png'}\t{out / '0.png'}" in capsys.readouterr().out.splitlines()
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert {Image.open(path).size for path in out.iterdir()} == {(8, 8)}
+    assert main(back) == 1
+    assert "new or empty folder is wanted" in capsys.readouterr().err
+    assert main([*back, str(pictures)]) == 1
+    assert "`--decode` wants one token cache, got 2" in capsys.readouterr().err
+    other = saved(make(), tmp_path / "other")
+    assert main([*told[:-1], other]) == 1
+    assert "wanted codes of the tokenizer whose weights have the SHA-256" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -300,7 +338,8 @@ def test_mistake_is_told_in_one_line_with_exit_code_1(arguments, told, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["write"], ["read"], ["read", "a.png", "--num-beams", "0"], ["read", "a", "-x"]]
+    "arguments",
+    [[], ["write"], ["read"], ["read", "a.png", "--num-beams", "0"], ["read", "a", "-x"], ["tokenize", "a.png"]],
 )
 def test_wrong_command_line_ends_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

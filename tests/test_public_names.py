@@ -16,6 +16,9 @@ import hf_vlm
 
 CONTRACT = {
     "vit": ["VisionTransformerConfig", "VisionTransformerModel", "VisionTransformerImageProcessor"],
+    "vae": ["VAEConfig", "VAEModel", "VAEImageProcessor"],
+    "vqvae": ["VQVAEConfig", "VQVAEModel", "VQVAEImageProcessor"],
+    "dvae": ["DVAEConfig", "DVAEModel", "DVAEImageProcessor"],
     "trocr": [
         "TrOCREncoderDecoderConfig",
         "TrOCREncoderDecoderForConditionalGeneration",
@@ -65,6 +68,8 @@ def test_model_types_are_prefixed_by_their_folder():
     [
         ("VisionTransformerConfig", AutoModel, "VisionTransformerModel"),
         ("VisionTransformerConfig", AutoImageProcessor, "VisionTransformerImageProcessor"),
+        *((f"{name}Config", AutoModel, f"{name}Model") for name in ("VAE", "VQVAE", "DVAE")),
+        *((f"{name}Config", AutoImageProcessor, f"{name}ImageProcessor") for name in ("VAE", "VQVAE", "DVAE")),
         ("TrOCREncoderDecoderConfig", AutoModel, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoModelForImageTextToText, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoProcessor, "TrOCREncoderDecoderProcessor"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import transformers.pipelines
 from transformers import (
+    AutoModel,
     AutoModelForImageTextToText,
     ImageTextToTextPipeline,
     Pipeline,
@@ -18,11 +19,12 @@ from hf_vlm.parts.pretrained_model import HubModel
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
+from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
 
 def register_tasks() -> None:
-    """Add the tasks `text-recognition` and `image-captioning`; nothing that transformers has is changed.
+    """Add the tasks `text-recognition`, `image-captioning` and `image-tokenization`; nothing that transformers has is changed.
 
     Without `model=`, `text-recognition` is done by the model that comes with the package, if it is there.
     """
@@ -43,6 +45,9 @@ def register_tasks() -> None:
         pipeline_class=ImageCaptioningPipeline,
         pt_model=(AutoModelForImageTextToText,),
         type="multimodal",
+    )
+    PIPELINE_REGISTRY.register_pipeline(
+        "image-tokenization", pipeline_class=ImageTokenizationPipeline, pt_model=(AutoModel,), type="image"
     )
 
 

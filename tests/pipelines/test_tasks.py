@@ -127,8 +127,8 @@ def found(reader_folder, stock_trocr, folder_without_processor, llava_folder, li
     return json.loads(result.stdout)
 
 
-def test_importing_adds_two_tasks_and_changes_nothing_else(found):
-    assert found["import adds tasks"] == ["image-captioning", "text-recognition"]
+def test_importing_adds_three_tasks_and_changes_nothing_else(found):
+    assert found["import adds tasks"] == ["image-captioning", "image-tokenization", "text-recognition"]
     assert not found["import changes a function"]
     assert found["stock before"] == ["ImageTextToTextPipeline", "image-text-to-text"]
 
