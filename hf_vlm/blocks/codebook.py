@@ -16,6 +16,7 @@ Source: van den Oord et al. 2017, https://arxiv.org/abs/1711.00937; Razavi et al
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -78,13 +79,13 @@ class Codebook(nn.Module):
         self.counts: torch.Tensor
         self.sums: torch.Tensor
         self.is_started: torch.Tensor
-        codewords = torch.empty(num_codes, code_dim)
+        codewords = torch.empty(num_codes, code_dim, dtype=torch.float32)  # in a half-precision model too
         if update == "loss":
             self.codewords = nn.Parameter(codewords)
         else:
             self.register_buffer("codewords", codewords)
-            self.register_buffer("sums", torch.empty(num_codes, code_dim))
-        self.register_buffer("counts", torch.empty(num_codes))
+            self.register_buffer("sums", torch.empty_like(codewords))
+        self.register_buffer("counts", torch.empty(num_codes, dtype=torch.float32))
         self.register_buffer("is_started", torch.tensor(False))
         self.reset_parameters()
 
@@ -95,6 +96,15 @@ class Codebook(nn.Module):
         init.zeros_(self.is_started)
         if self.update_by == "ema":
             init.copy_(self.sums, self.codewords)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Codebook":
+        """Follows the model to a device, not to half precision: running means need the digits."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            changed = fn(tensor)
+            return tensor.to(changed.device) if changed.dtype in (torch.float16, torch.bfloat16) else changed
+
+        return super()._apply(moved, recurse)
 
     def forward(self, latents: torch.Tensor, *, is_learning: bool | None = None) -> DiscreteLatents:
         """Replace each latent vector by its nearest codeword.
@@ -141,12 +151,12 @@ class Codebook(nn.Module):
         if self.kmeans_iterations == 0 or bool(self.is_started):
             return
         _check_finite(vectors)
-        centres = _broadcast(_draw(vectors, self.num_codes))
+        centres = of_first_process(_draw(vectors, self.num_codes))
         for iteration in range(self.kmeans_iterations):
             sums, counts = self._totals(vectors, nearest_codeword(vectors, centres))
             means = sums / counts.clamp(min=1)[:, None]
             if iteration < self.kmeans_iterations - 1:  # a centre without vectors moves to one, but not at last
-                means = torch.where(counts[:, None] > 0, means, _broadcast(_draw(vectors, self.num_codes)))
+                means = torch.where(counts[:, None] > 0, means, of_first_process(_draw(vectors, self.num_codes)))
                 centres = means
             else:
                 centres = torch.where(counts[:, None] > 0, means, centres)
@@ -174,7 +184,7 @@ class Codebook(nn.Module):
         """Puts codewords that hardly any vector chooses on vectors of the batch, with an even share as their count."""
         even = self.counts.mean()
         is_dead = self.counts < self.revive_below * even
-        drawn = _broadcast(_draw(vectors, self.num_codes))
+        drawn = of_first_process(_draw(vectors, self.num_codes))
         self.counts.copy_(torch.where(is_dead, even, self.counts))
         is_dead = is_dead[:, None]
         self.codewords.copy_(torch.where(is_dead, drawn, self.codewords))
@@ -257,8 +267,8 @@ def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _broadcast(values: torch.Tensor) -> torch.Tensor:
-    """The first process's values, on all of them."""
+def of_first_process(values: torch.Tensor) -> torch.Tensor:
+    """The first process's values, on all of them; a tensor of any shape, the same on each."""
     if _is_distributed():
         values = values.contiguous()
         distributed.broadcast(values, src=0)

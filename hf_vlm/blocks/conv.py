@@ -162,7 +162,7 @@ def grid_size(height: int, width: int, downsampling: int) -> tuple[int, int]:
     Raises:
         ValueError: if a side is no multiple of `downsampling`, or the picture is smaller than that.
     """
-    if height % downsampling or width % downsampling or not height or not width:
+    if height % downsampling or width % downsampling or height < 1 or width < 1:
         near = [max(1, round(side / downsampling)) * downsampling for side in (height, width)]
         raise ValueError(
             f"Pictures with sides that are multiples of {downsampling} pixels are wanted, got {height} x {width}. Resize "

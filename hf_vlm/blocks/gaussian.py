@@ -50,4 +50,4 @@ class DiagonalGaussian:
 
     def kl_from_standard_normal(self) -> torch.Tensor:
         """KL(q || N(0, 1)) of each, nats: fp32, shaped like `mean`, 0 or more."""
-        return 0.5 * (self.mean**2 + self.log_variance.exp() - 1 - self.log_variance)
+        return 0.5 * (self.mean**2 + self.log_variance.expm1() - self.log_variance)

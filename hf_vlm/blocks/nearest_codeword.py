@@ -17,7 +17,8 @@ _TILES = {"cpu": (1024, 2048)}
 _OTHER_TILES = (8192, 8192)
 _LANES = 64  # scores are first compared within this many interleaved groups: reductions over rows of numbers are quick
 _PAIR_VALUES = 2**22  # numbers in fp64 that are compared at once, when candidates are re-scored
-_TF32_ROUNDING = 2.0**-10  # of a product whose factors are rounded to 10 bits each
+# Of a product whose factors are cut to 10 or 7 bits each, as settings of the user allow.
+_SHORT_ROUNDING = {"tf32": 2.0**-9, "bf16": 2.0**-6}
 
 
 @torch.library.custom_op("hf_vlm::nearest_codeword", mutates_args=())
@@ -61,7 +62,9 @@ def nearest_codeword(vectors: torch.Tensor, codewords: torch.Tensor) -> torch.Te
             f"{tuple(vectors.shape)} and {tuple(codewords.shape)}. Put channels last, and flatten all other axes."
         )
     dtype = torch.float64 if vectors.dtype == torch.float64 else torch.float32
-    return _nearest_codeword(vectors.detach().to(dtype).contiguous(), codewords.detach().to(dtype).contiguous())
+    # NaN is near to nothing, so a vector would have no candidate: it counts as 0, the loss shows it.
+    vectors, codewords = (each.detach().to(dtype).nan_to_num(0.0, 0.0, 0.0) for each in (vectors, codewords))
+    return _nearest_codeword(vectors.contiguous(), codewords.contiguous())
 
 
 def _nearest_in_tiles(
@@ -73,7 +76,7 @@ def _nearest_in_tiles(
     for start in range(0, len(codewords), columns):
         tile = codewords[start : start + columns]
         scores = torch.addmm(half_squares[start : start + columns], vectors, tile.T, alpha=-1)
-        lanes = scores.view(len(vectors), -1, _LANES)  # (rows, columns / lanes, lanes)
+        lanes = scores.view(len(vectors), len(tile) // _LANES, _LANES)  # (rows, columns / lanes, lanes)
         lowest = lanes.amin(1)  # (rows, lanes)
         best = torch.minimum(best, lowest.amin(1, keepdim=True))
         limit = best + margin
@@ -96,8 +99,9 @@ def _rounding_margin(vectors: torch.Tensor, codewords: torch.Tensor) -> torch.Te
     Source: the error of an inner product, Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
     """
     rounding = torch.finfo(vectors.dtype).eps / 2 * (vectors.shape[1] + 4)
-    if vectors.is_cuda and vectors.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
-        rounding += _TF32_ROUNDING
+    if vectors.dtype == torch.float32:
+        backend = torch.backends.cuda if vectors.is_cuda else torch.backends.mkldnn
+        rounding += _SHORT_ROUNDING.get(backend.matmul.fp32_precision, 0.0)
     longest = codewords.norm(dim=1).amax()
     return 2 * rounding * (vectors.norm(dim=1, keepdim=True) * longest + longest**2 / 2)
 

@@ -163,21 +163,21 @@ def fit_gaussian(
     log_target: Callable[[torch.Tensor], torch.Tensor],
     grid: torch.Tensor,
     direction: Literal["forward", "reverse"],
-    start_mean: float = 0.0,
-    start_deviation: float = 1.0,
+    start_mean: float,
+    start_deviation: float,
     num_steps: int = 200,
 ) -> GaussianFit:
-    """The one-dimensional Gaussian q with the least KL from a target p, by L-BFGS on its mean and log deviation.
+    """The one-dimensional Gaussian q with the least KL from a target p.
 
-    Forward has one answer from any start: the mean and deviation of p. Reverse, on a target of two modes, takes the one near
-    the start; from halfway between two like modes symmetry keeps it from either.
+    Forward has a closed form, whatever the start: p's mean and deviation. Reverse is descent (L-BFGS on mean and log
+    deviation) to a local minimum: on a target of two modes the one near the start, or from between them neither.
 
     Args:
         log_target: from points (num_points,) to log p at them, up to a constant.
         grid: float (num_points,), increasing: wide enough for p and q, with several points a deviation.
         direction: `forward` minimises KL(p || q), `reverse` KL(q || p).
         start_mean, start_deviation: on the grid; above 0.
-        num_steps: at most, 1 or more.
+        num_steps: of descent, at most; 1 or more.
 
     Raises:
         ValueError: if an argument is out of its range, the KL is infinite, or the grid too narrow or coarse for the fit.
@@ -191,34 +191,48 @@ def fit_gaussian(
             f"A `start_mean` in [{points[0]:g}, {points[-1]:g}], a `start_deviation` above 0 and `num_steps` of 1 or more are "
             f"wanted, got {start_mean}, {start_deviation} and {num_steps}. Start near a mode of the target."
         )
-    divergence = forward_kl if direction == "forward" else reverse_kl
+    if direction == "forward":
+        masses = _log_masses(log_p, weights, "log_target").exp()
+        mean = (masses * points).sum()
+        variance = (masses * (points - mean) ** 2).sum()
+        fitted = Normal(mean, variance.sqrt().clamp(min=1e-100))  # 0 on a grid that is too coarse, as told below
+    else:
+        fitted = _descend_reverse_kl(log_p, points, weights, Normal(start_mean, start_deviation), num_steps)
+    log_q = fitted.log_prob(points)
+    mass = (log_q.exp() * weights).sum().item()
+    if not abs(mass - 1) < 0.01:
+        raise ValueError(
+            f"The fit's mass on `grid` must be 1, got {mass:.3g} by {fitted}. Widen the grid, use more points, or start nearer "
+            "to the target."
+        )
+    kl = (forward_kl if direction == "forward" else reverse_kl)(log_p, log_q, weights)
+    return GaussianFit(fitted.mean.item(), fitted.stddev.item(), kl.item())
+
+
+def _descend_reverse_kl(
+    log_p: torch.Tensor, points: torch.Tensor, weights: torch.Tensor, start: Normal, num_steps: int
+) -> Normal:
     # In units of the start, so that one size of step is right for targets of any scale.
     shift, log_stretch = (points.new_zeros((), requires_grad=True) for _ in range(2))
     optimizer = torch.optim.LBFGS([shift, log_stretch], max_iter=num_steps, line_search_fn="strong_wolfe")
 
     def gaussian() -> Normal:
-        return Normal(start_mean + start_deviation * shift, start_deviation * log_stretch.exp())
+        return Normal(start.mean + start.stddev * shift, start.stddev * log_stretch.exp())
 
     def kl_with_gradients() -> torch.Tensor:
         optimizer.zero_grad()
-        kl = divergence(log_p, gaussian().log_prob(points), weights)
+        kl = reverse_kl(log_p, gaussian().log_prob(points), weights)
         if not kl.isfinite():
             raise ValueError(
-                f"The {direction} KL must be finite, got {kl.item()} at {gaussian()}. Cut `grid` to where the target is "
-                "above 0, or start nearer."
+                f"The reverse KL must be finite, got {kl.item()} by {gaussian()}. Cut `grid` to where the target is above 0, or "
+                "start nearer to it."
             )
         kl.backward()
         return kl
 
-    with torch.enable_grad():
-        optimizer.step(kl_with_gradients)
-    with torch.no_grad():
-        fitted, log_q = gaussian(), gaussian().log_prob(points)
-        fit = GaussianFit(fitted.mean.item(), fitted.stddev.item(), divergence(log_p, log_q, weights).item())
-        mass = (log_q.exp() * weights).sum().item()
-    if not abs(mass - 1) < 0.01:
-        raise ValueError(f"The fit's mass on `grid` must be 1, got {mass:.3g} by {fit}. Widen the grid, or refine it.")
-    return fit
+    optimizer.step(kl_with_gradients)
+    fitted = gaussian()
+    return Normal(fitted.mean.detach(), fitted.stddev.detach())
 
 
 def picture_loss(

@@ -41,10 +41,14 @@ class DVAEConfig(PreTrainedConfig):
         temperature: of the Gumbel-softmax, above 0.
         is_hard: whether the decoder sees one visual word a place in training too, gradients straight through.
         kl_weight: of KL(q || uniform), 0 or more.
+        start_logit_deviation: on the first training batch the encoder's output layer is shifted and scaled so that the logit
+            of each word has mean 0 and this deviation over all places: all words begin in use, and few learn to take over.
+            None, as published: the layer begins as it was drawn.
         num_latent_samples: Gumbel-softmax samples a picture in training.
         likelihood, likelihood_scale, likelihood_scale_kind: as in `VAEConfig`.
 
-    Source: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Ramesh et al. 2021, https://arxiv.org/abs/2102.12092
+    Source: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Ramesh et al. 2021, https://arxiv.org/abs/2102.12092;
+        Salimans and Kingma 2016, https://arxiv.org/abs/1602.07868, section 3 (a start from data)
     """
 
     model_type = "hf_vlm_dvae"
@@ -59,6 +63,7 @@ class DVAEConfig(PreTrainedConfig):
     temperature: float | int = 1.0
     is_hard: bool = False
     kl_weight: float | int = 1.0
+    start_logit_deviation: float | int | None = None
     num_latent_samples: int = 1
     likelihood: LikelihoodName = "logit_laplace"
     likelihood_scale: float | int = 1.0
@@ -102,6 +107,10 @@ class DVAEConfig(PreTrainedConfig):
             raise ValueError(f"`num_codes` must be 2 or more, got {self.num_codes}: one code says nothing. Raise it.")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be above 0, got {self.temperature}. The paper ends at 1/16.")
+        if self.start_logit_deviation is not None and not self.start_logit_deviation > 0:
+            raise ValueError(
+                f"`start_logit_deviation` must be above 0, got {self.start_logit_deviation}. 3 is usual, null leaves it out."
+            )
         if not self.kl_weight >= 0:
             raise ValueError(f"`kl_weight` must be 0 or more, got {self.kl_weight}. The paper's is 6.6.")
 

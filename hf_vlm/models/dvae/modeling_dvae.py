@@ -28,7 +28,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...blocks.codebook import check_code_ids, code_counts, codebook_perplexity
+from ...blocks.codebook import check_code_ids, code_counts, codebook_perplexity, of_first_process
 from ...blocks.conv import grid_size, init_convolution
 from ...blocks.gumbel import gumbel_softmax, kl_from_uniform
 from ...blocks.likelihoods import PixelLikelihood, Pixels, map_pixels
@@ -124,6 +124,10 @@ class DVAEEncoder(nn.Module):
         self.input_layer = nn.Conv2d(config.num_channels, widths[0], 7, padding=3)
         self.groups = _groups([widths[0], *widths], config.num_blocks_per_group, (3, 3, 3, 1))
         self.output_layer = nn.Conv2d(widths[-1], config.num_codes, 1)
+        self.start_deviation = config.start_logit_deviation
+        self.is_started: torch.Tensor
+        if self.start_deviation is not None:
+            self.register_buffer("is_started", torch.tensor(False))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Float (batch, num_channels, height, width) -> fp32 (batch, num_codes, rows, columns)."""
@@ -131,7 +135,22 @@ class DVAEEncoder(nn.Module):
         for index, group in enumerate(self.groups):
             features = group(F.max_pool2d(features, 2) if index else features)
         with maybe_autocast(features.device.type, enabled=False):  # the choice among words is made in full precision
-            return self.output_layer(F.relu(features).to(self.output_layer.weight.dtype)).float()
+            features = F.relu(features).to(self.output_layer.weight.dtype)
+            if self.training and self.start_deviation is not None and not self.is_started:
+                self._start(features, self.start_deviation)
+            return self.output_layer(features).float()
+
+    @torch.no_grad()
+    def _start(self, features: torch.Tensor, deviation: float) -> None:
+        """Shifts and scales the output layer by what it makes of the first training batch."""
+        layer = self.output_layer
+        logits = layer(features).float()
+        mean = of_first_process(logits.mean((0, 2, 3)))  # (num_codes,)
+        scale = deviation / of_first_process(logits.std((0, 2, 3), correction=0)).clamp(min=1e-6)
+        assert layer.bias is not None
+        layer.bias.copy_((layer.bias - mean) * scale)
+        layer.weight.mul_(scale[:, None, None, None])
+        self.is_started.fill_(True)
 
 
 class DVAEDecoder(nn.Module):
@@ -190,6 +209,8 @@ class DVAEModel(HubModel):
             init_convolution(module)
         elif isinstance(module, PixelLikelihood) and module.log_scale is not None:
             init.constant_(module.log_scale, module.initial_log_scale)
+        elif isinstance(module, DVAEEncoder) and module.start_deviation is not None:
+            init.zeros_(module.is_started)
         elif isinstance(module, DVAEModel):
             init.constant_(module.temperature, float(module.config.temperature))
             init.constant_(module.kl_weight, float(module.config.kl_weight))
@@ -198,11 +219,13 @@ class DVAEModel(HubModel):
         """Sets temperature and KL weight from now on, in model and config; None leaves one as it is.
 
         Raises:
-            ValueError: if the temperature is not above 0.
+            ValueError: if the temperature is not above 0, or the weight below 0; then neither changes.
         """
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"`temperature` must be above 0, got {temperature}. End the schedule above 0.")
+        if kl_weight is not None and not 0 <= kl_weight < math.inf:
+            raise ValueError(f"`kl_weight` must be 0 or more, got {kl_weight}. Correct the schedule.")
         if temperature is not None:
-            if not temperature > 0:
-                raise ValueError(f"`temperature` must be above 0, got {temperature}. End the schedule above 0.")
             self.config.temperature = float(temperature)
             self.temperature.fill_(temperature)
         if kl_weight is not None:
@@ -258,7 +281,7 @@ class DVAEModel(HubModel):
             TypeError, ValueError: if they are no codes of this model.
         """
         check_code_ids(code_ids, self.config.num_codes)
-        return self.pixels(self.decoder.lookup(code_ids)).mode
+        return self.pixels(self.decoder.lookup(code_ids.long())).mode
 
     def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The pictures again, through their words: `decode(encode(pixel_values))`."""

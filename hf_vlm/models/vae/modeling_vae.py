@@ -17,6 +17,7 @@ Source: Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; Higgins et al.
     https://openreview.net/forum?id=Sy2fzU9gl (beta-VAE)
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +104,15 @@ class VAEModel(HubModel):
         """Sets the weight of the KL term from now on, in model and config.
 
         Raises:
-            ValueError: if the model is deterministic and has no such term.
+            ValueError: if the model is deterministic and has no such term, or the weight is negative or no number.
         """
         if self.config.is_deterministic:
             raise ValueError(
                 f"A deterministic autoencoder has no KL term, got `beta={beta}` for it. Make the model with "
                 "`is_deterministic=False`."
             )
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"`beta` must be 0 or more, got {beta}. Correct the schedule.")
         self.config.beta = float(beta)
         self.beta.fill_(beta)
 
@@ -202,12 +205,17 @@ class VAEModel(HubModel):
             num_steps: pictures on the way, both ends among them; 2 or more.
 
         Raises:
-            ValueError: if there are fewer steps.
+            ValueError: if there are fewer steps, or the ends differ in shape.
         """
         if num_steps < 2:
             raise ValueError(f"`num_steps` must be 2 or more, the ends are two, got {num_steps}. Raise it.")
+        if first.shape != second.shape:
+            raise ValueError(
+                f"`first` and `second` must be of one shape, got {tuple(first.shape)} and {tuple(second.shape)}. Resize the "
+                "pictures, or repeat one."
+            )
         shares = torch.linspace(0, 1, num_steps, device=self.device)[:, None, None, None]
-        latents = torch.lerp(self.encode(first)[:, None], self.encode(second)[:, None], shares)
+        latents = torch.lerp(self.encode(first)[:, None].float(), self.encode(second)[:, None].float(), shares)
         return self.decode(latents.flatten(0, 1)).unflatten(0, (len(first), num_steps))
 
     @torch.no_grad()
@@ -219,11 +227,14 @@ class VAEModel(HubModel):
             num_samples: draws from the posterior, one after the other: with 1 it is the ELBO, with more it is tighter.
 
         Raises:
-            ValueError: if the model is deterministic.
+            ValueError: if the model is deterministic, there is no sample, or a pixel has no density.
 
         Source: Burda et al. 2016, eq. 8, https://arxiv.org/abs/1509.00519
         """
+        if num_samples < 1:
+            raise ValueError(f"`num_samples` must be 1 or more, got {num_samples}. With 1 the bound is the ELBO.")
         posterior = self.posterior(pixel_values)
+        self.likelihood.check_domain(pixel_values)
         prior = DiagonalGaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
         log_weights = []
         for _ in range(num_samples):
@@ -252,8 +263,9 @@ class VAEModel(HubModel):
             posterior = DiagonalGaussian(*statistics.chunk(2, dim=1))
             mean = posterior.mean
         log_variance = posterior.log_variance if posterior is not None else None
+        last_hidden_state = mean.to(self.dtype)  # as a reader in half precision takes it
         if not return_loss:
-            return VAEOutput(last_hidden_state=mean, log_variance=log_variance)
+            return VAEOutput(last_hidden_state=last_hidden_state, log_variance=log_variance)
 
         self.likelihood.check_domain(pixel_values)
         latents = self._latents(mean, posterior)  # (samples, batch, latent_channels, rows, columns)
@@ -272,7 +284,7 @@ class VAEModel(HubModel):
             kl_nats=kl_nats,
             bits_per_dim=bits_per_dim(reconstruction_nats + kl_nats, num_values, self.likelihood.level_nats),
             kl_per_channel=kl_per_channel,
-            last_hidden_state=mean,
+            last_hidden_state=last_hidden_state,
             log_variance=log_variance,
         )
 

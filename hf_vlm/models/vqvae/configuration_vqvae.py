@@ -50,7 +50,7 @@ class VQVAEConfig(PreTrainedConfig):
     code_dim: int | None = None
     levels: list[int] | tuple[int, ...] | None = None
     codebook_update: CodebookUpdate = "ema"
-    ema_decay: float = 0.99
+    ema_decay: float | int = 0.99
     revive_below: float | int = 0.03
     kmeans_iterations: int = 10
     commitment_weight: float | int = 0.25

@@ -133,6 +133,8 @@ class VQVAEModel(HubModel):
     def _discretise(self, pixel_values: torch.Tensor, is_learning: bool) -> DiscreteLatents:
         check_pixels(pixel_values, self.config.num_channels)
         self.grid_size(*pixel_values.shape[-2:])
+        if is_learning:  # pixels that the likelihood refuses are not to move codewords before that
+            self.likelihood.check_domain(pixel_values)
         latents = self.encoder(2 * pixel_values.to(self.dtype) - 1)  # [0, 1] -> [-1, 1]
         return self.codebook(latents.movedim(1, -1), is_learning=is_learning)
 
@@ -158,7 +160,7 @@ class VQVAEModel(HubModel):
             TypeError, ValueError: if they are no codes of this model.
         """
         check_code_ids(code_ids, self.config.num_codes)
-        return self.pixels(self.codebook.lookup(code_ids).movedim(-1, 1)).mode
+        return self.pixels(self.codebook.lookup(code_ids.long()).movedim(-1, 1)).mode
 
     def reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The pictures again, through their codes: `decode(encode(pixel_values))`."""
@@ -191,7 +193,7 @@ class VQVAEModel(HubModel):
         latents = self._discretise(pixel_values, is_learning=self.training and return_loss)
         codewords = latents.quantized.movedim(-1, 1)  # (batch, code_dim, rows, columns)
         if not return_loss:
-            return VQVAEOutput(code_ids=latents.code_ids, last_hidden_state=codewords)
+            return VQVAEOutput(code_ids=latents.code_ids, last_hidden_state=codewords.to(self.dtype))
 
         self.likelihood.check_domain(pixel_values)
         pixels = self.pixels(codewords)
@@ -215,5 +217,5 @@ class VQVAEModel(HubModel):
             perplexity=codebook_perplexity(counts),
             used_codes=(counts > 0).float().sum(),
             code_ids=latents.code_ids,
-            last_hidden_state=codewords,
+            last_hidden_state=codewords.to(self.dtype),  # as a reader in half precision takes it
         )
