@@ -16,8 +16,8 @@ order, with the optimizer of their recipe, one seed.
     dvae          dvae-tokenizer: 512 visual words; its schedules shortened with the run
 
 Overrides are `key=value` for all recipes, such as `training.bf16=true`. Figures go to OUT/results.json; a run that stands there
-is not run again, one of ours that was interrupted goes on. Pictures go to OUT/figures: samples of vae-1 beside those of vae-0,
-and with --emoji, the folder of a data set of emoji with splits google and twitter, reconstructions of these by every tokenizer.
+is not run again, one of ours that was interrupted goes on. Pictures go to OUT/figures: samples of VAEs beside those of vae-0, and
+with --emoji, the folder of a data set of emoji with splits google and twitter, reconstructions of these by every tokenizer.
 """
 
 import argparse
@@ -76,6 +76,9 @@ class PeerCodebook(nn.Module):
             codebook_loss=torch.zeros((), device=latents.device),
             commitment_loss=loss.sum() / self.commitment_weight,
         )
+
+    def lookup(self, code_ids: torch.Tensor) -> torch.Tensor:
+        return self.quantizer.get_codes_from_indices(code_ids.flatten(1)).view(*code_ids.shape, -1)
 
 
 def recipe_of(run: str, arguments: argparse.Namespace) -> TokenizerRecipe:
@@ -154,12 +157,14 @@ def draw(arguments: argparse.Namespace) -> None:
     found.pop("peer-vq", None)  # no folder that `from_pretrained` would understand
     models = {run: AutoModel.from_pretrained(path).eval() for run, path in found.items()}
     processors = {run: AutoImageProcessor.from_pretrained(path) for run, path in found.items()}
-    if {"vae-0", "vae-1"} <= set(models):
-        rows = []
-        for run in ("vae-1", "vae-0"):
+    rows, names = [], []
+    for beta in BETAS:
+        if (run := f"vae-{beta}") in models:
             torch.manual_seed(0)
             rows.append(processors[run].post_process(models[run].sample(SHOWN)))
-        paired_grid(rows, ("samples of the VAE", "the same of a plain autoencoder")).save(folder / "samples.png")
+            names.append(f"samples of a VAE, beta {beta}" if beta != "0" else "the same of a plain autoencoder")
+    if rows:
+        paired_grid(rows, names).save(folder / "samples.png")
     if arguments.emoji is None:
         return
     for vendor in ("google", "twitter"):
