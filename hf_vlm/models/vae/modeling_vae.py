@@ -94,7 +94,7 @@ class VAEModel(HubModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            init_convolution(module)
+            init_convolution(module, gain=math.sqrt(2))  # activations halve the square: He et al. 2015
         elif isinstance(module, PixelLikelihood) and module.log_scale is not None:
             init.constant_(module.log_scale, module.initial_log_scale)
         elif isinstance(module, VAEModel):
