@@ -98,11 +98,11 @@ class Codebook(nn.Module):
             init.copy_(self.sums, self.codewords)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Codebook":
-        """Follows the model to a device, not to half precision: running means need the digits."""
+        """Follows the model to a device, not to another precision: running means need fp32's digits."""
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             changed = fn(tensor)
-            return tensor.to(changed.device) if changed.dtype in (torch.float16, torch.bfloat16) else changed
+            return tensor.to(changed.device) if changed.is_floating_point() else changed
 
         return super()._apply(moved, recurse)
 
@@ -169,21 +169,22 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _learn(self, vectors: torch.Tensor, code_ids: torch.Tensor) -> None:
         """Counts, running means and revived codewords after a batch."""
-        _check_finite(vectors)
+        is_finite = _check_finite(vectors)
         sums, counts = self._totals(vectors, code_ids)
-        self.counts.lerp_(counts, 1 - self.decay)
+        self.counts.lerp_(torch.where(is_finite, counts, self.counts), 1 - self.decay)
         if self.update_by == "ema":
-            self.sums.lerp_(sums, 1 - self.decay)
+            self.sums.lerp_(torch.where(is_finite, sums, self.sums), 1 - self.decay)
             total = self.counts.sum()
             smoothed = (self.counts + self.smoothing) / (total + self.num_codes * self.smoothing) * total
-            self.codewords.copy_(self.sums / smoothed[:, None])
+            is_used = (self.counts > 0)[:, None]  # a codeword that no vector ever chose stays where it is
+            self.codewords.copy_(torch.where(is_used, self.sums / smoothed[:, None], self.codewords))
         if self.revive_below > 0:
-            self._revive(vectors)
+            self._revive(vectors, is_finite)
 
-    def _revive(self, vectors: torch.Tensor) -> None:
+    def _revive(self, vectors: torch.Tensor, is_finite: torch.Tensor) -> None:
         """Puts codewords that hardly any vector chooses on vectors of the batch, with an even share as their count."""
         even = self.counts.mean()
-        is_dead = self.counts < self.revive_below * even
+        is_dead = (self.counts < self.revive_below * even) & is_finite
         drawn = of_first_process(_draw(vectors, self.num_codes))
         self.counts.copy_(torch.where(is_dead, even, self.counts))
         is_dead = is_dead[:, None]
@@ -254,13 +255,23 @@ def _draw(vectors: torch.Tensor, number: int) -> torch.Tensor:
     return drawn + 0.01 * spread * torch.randn_like(drawn)
 
 
-def _check_finite(vectors: torch.Tensor) -> None:
-    """Running means never recover from a NaN: raises ValueError; on CPUs only, as elsewhere the host would wait."""
-    if vectors.device.type == "cpu" and not torch.compiler.is_compiling() and not vectors.isfinite().all():
+def _check_finite(vectors: torch.Tensor) -> torch.Tensor:
+    """Whether the vectors of all processes are finite, a bool scalar: running means never recover from a NaN.
+
+    Raises:
+        ValueError: if not, on CPUs; elsewhere the host would have to wait, and such a batch is left out.
+    """
+    is_finite = vectors.isfinite().all()
+    if _is_distributed():
+        number = is_finite.float()
+        distributed.all_reduce(number, op=distributed.ReduceOp.MIN)
+        is_finite = number > 0
+    if vectors.device.type == "cpu" and not torch.compiler.is_compiling() and not is_finite:
         raise ValueError(
             "Latents must be finite numbers to learn codewords from, got NaN or infinity. Lower the learning rate, or train "
             "in bf16 in place of fp16; the codebook is as it was before this batch."
         )
+    return is_finite
 
 
 def _is_distributed() -> bool:

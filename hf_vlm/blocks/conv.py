@@ -146,8 +146,14 @@ class ConvDecoder(nn.Module):
         return features
 
 
-def init_convolution(module: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
-    """Normal weights of deviation gain / sqrt(numbers that make one output), zero biases."""
+def init_convolution(module: nn.Module, gain: float = 1.0) -> None:
+    """Normal weights of deviation gain / sqrt(numbers that make one output), zero biases.
+
+    Args:
+        module: a 2-D convolution, transposed or not.
+        gain: 1 keeps the size of features; before an activation that drops half of them, sqrt(2) does.
+    """
+    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     taps = math.prod(module.kernel_size) * module.in_channels
     if isinstance(module, nn.ConvTranspose2d):
         taps //= math.prod(module.stride)

@@ -80,3 +80,9 @@ def check_likelihood(likelihood: str, likelihood_scale: float, likelihood_scale_
         raise ValueError(
             f"A Bernoulli likelihood has no scale, got `likelihood_scale_kind={likelihood_scale_kind!r}`. Leave it out."
         )
+
+
+def check_num_images(num_images: int) -> None:
+    """Raises ValueError unless a picture or more is asked for."""
+    if num_images < 1:
+        raise ValueError(f"`num_images` must be 1 or more, got {num_images}. Ask for one at least.")

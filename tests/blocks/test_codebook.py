@@ -266,3 +266,14 @@ def test_codes_that_cannot_be_decoded_raise(code_ids: object, error: type[Except
     check_code_ids(torch.tensor([[[0, 7]]], dtype=torch.int32), 8)
     with pytest.raises(error, match=message):
         check_code_ids(code_ids, 8)
+
+
+def test_codeword_that_no_vector_ever_chose_stays_where_it_is():
+    codebook = Codebook(3, 2, revive_below=0.0, kmeans_iterations=0, decay=0.5).train()
+    with torch.no_grad():
+        codebook.codewords.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0]]))
+        codebook.sums.copy_(codebook.codewords)
+        codebook.counts[2] = 0.0
+        codebook.sums[2] = 0.0
+    codebook(torch.tensor([[0.1, 0.0], [1.0, 0.9]]))
+    assert codebook.codewords[2].tolist() == [9.0, 9.0]

@@ -111,7 +111,7 @@ def test_grid_is_the_picture_divided() -> None:
 
 @pytest.mark.parametrize(
     ("height", "width", "near"),
-    [(20, 40, "16 x 40"), (24, 39, "24 x 40"), (3, 8, "8 x 8"), (0, 8, "8 x 8"), (8, 0, "8 x 8")],
+    [(20, 40, "16 x 40"), (24, 39, "24 x 40"), (3, 8, "8 x 8"), (0, 8, "8 x 8"), (8, 0, "8 x 8"), (-8, 8, "8 x 8")],
 )
 def test_picture_that_makes_no_whole_grid_raises(height: int, width: int, near: str) -> None:
     with pytest.raises(ValueError, match=rf"multiples of 8 pixels are wanted, got {height} x {width}\. .* to {near},"):

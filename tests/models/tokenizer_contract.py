@@ -32,7 +32,7 @@ def pictures(number: int = 3, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE)
     return F.interpolate(coarse, (height, width), mode="bilinear")
 
 
-def randomise(model: PreTrainedModel, std: float = 0.1) -> PreTrainedModel:
+def randomise(model: PreTrainedModel, std: float = 0.03) -> PreTrainedModel:
     """Biases too: a part that is left out, or a weight in the wrong place, must show."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -146,6 +146,9 @@ class TokenizerContract:
         assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0][0], drawn[0][1])
         assert model.sample(image_size=(8, 24)).shape == (1, 3, 8, 24)
+        for number in (0, -1):
+            with pytest.raises(ValueError, match=f"`num_images` must be 1 or more, got {number}"):
+                model.sample(number)
 
     @torch.no_grad()
     def test_evaluation_gives_the_same_twice_and_the_mean_of_single_pictures(self) -> None:

@@ -1,5 +1,6 @@
 """Settings of the discrete VAE."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -105,13 +106,13 @@ class DVAEConfig(PreTrainedConfig):
             )
         if self.num_codes < 2:
             raise ValueError(f"`num_codes` must be 2 or more, got {self.num_codes}: one code says nothing. Raise it.")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"`temperature` must be above 0, got {self.temperature}. The paper ends at 1/16.")
         if self.start_logit_deviation is not None and not self.start_logit_deviation > 0:
             raise ValueError(
                 f"`start_logit_deviation` must be above 0, got {self.start_logit_deviation}. 3 is usual, null leaves it out."
             )
-        if not self.kl_weight >= 0:
+        if not 0 <= self.kl_weight < math.inf:
             raise ValueError(f"`kl_weight` must be 0 or more, got {self.kl_weight}. The paper's is 6.6.")
 
     def validate_grid(self) -> None:

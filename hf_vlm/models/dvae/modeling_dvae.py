@@ -36,6 +36,7 @@ from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.straight_through import straight_through
 from ...blocks.variational import bits_per_dim, picture_loss
 from ...parts.pretrained_model import HubModel
+from ...parts.settings import check_num_images
 from .configuration_dvae import DVAEConfig
 
 
@@ -297,6 +298,7 @@ class DVAEModel(HubModel):
             num_images: how many.
             image_size: pixels, one number or (height, width); by default that of the config.
         """
+        check_num_images(num_images)
         grid = self.grid_size(*as_pair(self.config.image_size if image_size is None else image_size))
         return self.decode(torch.randint(self.config.num_codes, (num_images, *grid), device=self.device))
 

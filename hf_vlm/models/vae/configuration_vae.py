@@ -1,5 +1,6 @@
 """Settings of the variational autoencoder."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -68,7 +69,7 @@ class VAEConfig(PreTrainedConfig):
         check_ranges(
             self, positive=("num_channels", "latent_channels", "num_latent_samples"), shares=(), activation="hidden_act"
         )
-        if not self.beta >= 0:
+        if not 0 <= self.beta < math.inf:
             raise ValueError(f"`beta` must be 0 or more, got {self.beta}. 1 is the VAE, 0 a plain autoencoder.")
         if self.is_deterministic and self.beta != 0:
             raise ValueError(

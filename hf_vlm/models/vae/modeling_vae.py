@@ -27,15 +27,17 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...blocks.conv import ConvDecoder, ConvEncoder, DownStage, grid_size, init_convolution
+from ...blocks.conv import ConvDecoder, ConvEncoder, DownStage, ResidualConvBlock, grid_size, init_convolution
 from ...blocks.gaussian import DiagonalGaussian
 from ...blocks.likelihoods import PixelLikelihood, Pixels
 from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.variational import bits_per_dim, importance_weighted_bound, picture_loss
 from ...parts.pretrained_model import HubModel
+from ...parts.settings import check_num_images
 from .configuration_vae import VAEConfig
 
 _EVALUATION_SEED = 0
+_BRANCH_GAIN = 0.1  # of what a residual block adds, so that a deep stack begins with features of one size
 
 
 @dataclass
@@ -95,6 +97,12 @@ class VAEModel(HubModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init_convolution(module, gain=math.sqrt(2))  # activations halve the square: He et al. 2015
+        elif isinstance(module, ResidualConvBlock):
+            init_convolution(module.pointwise, gain=_BRANCH_GAIN)
+        elif isinstance(module, ConvEncoder):
+            init_convolution(module.output_layer)
+        elif isinstance(module, ConvDecoder) and len(module.stages):
+            init_convolution(module.stages[-1].get_submodule("upsampling"))
         elif isinstance(module, PixelLikelihood) and module.log_scale is not None:
             init.constant_(module.log_scale, module.initial_log_scale)
         elif isinstance(module, VAEModel):
@@ -193,6 +201,7 @@ class VAEModel(HubModel):
             num_images: how many.
             image_size: pixels, one number or (height, width); by default that of the config.
         """
+        check_num_images(num_images)
         grid = self.grid_size(*as_pair(self.config.image_size if image_size is None else image_size))
         return self.decode(torch.randn(num_images, self.config.latent_channels, *grid, device=self.device))
 

@@ -35,6 +35,7 @@ from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.rounding import RoundedLevels
 from ...blocks.variational import bits_per_dim, picture_loss
 from ...parts.pretrained_model import HubModel
+from ...parts.settings import check_num_images
 from .configuration_vqvae import VQVAEConfig
 
 
@@ -81,6 +82,7 @@ class VQVAEModel(HubModel):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__(config)
         assert config.num_codes is not None and config.code_dim is not None  # the config fills them in
+        config.validate_codes()  # settings may have been changed since
         conv_settings = (config.hidden_channels, config.num_residual_blocks, config.residual_channels)
         self.encoder = ConvEncoder(config.num_channels, *conv_settings, config.code_dim, config.hidden_act)
         self.codebook: Codebook | RoundedLevels
@@ -176,6 +178,7 @@ class VQVAEModel(HubModel):
             num_images: how many.
             image_size: pixels, one number or (height, width); by default that of the config.
         """
+        check_num_images(num_images)
         grid = self.grid_size(*as_pair(self.config.image_size if image_size is None else image_size))
         return self.decode(torch.randint(self.config.num_codes, (num_images, *grid), device=self.device))
 

@@ -73,7 +73,7 @@ def pixel_distribution(name: str, kind: str, maps: torch.Tensor, scale: float, l
         return Bernoulli(logits=maps, validate_args=False)  # grey values
     if kind == "predicted":
         maps, offset = maps[:, :3], maps[:, 3:]
-        scales = scale * offset.exp()
+        scales = (scale * offset.exp()).clamp(math.exp(-7), math.exp(7))  # no narrower than a quarter of a level
     else:
         scales = torch.tensor(scale) if kind == "fixed" else log_scale.exp()
     if name == "gaussian":

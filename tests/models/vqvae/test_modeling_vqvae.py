@@ -267,3 +267,10 @@ def test_codeword_is_chosen_in_full_precision_under_autocast() -> None:
     assert torch.equal(outputs.code_ids, nearest(latents[0].float(), model.codebook.codewords))
     rounded = nearest(latents[0], model.codebook.codewords.to(torch.bfloat16))
     assert not torch.equal(outputs.code_ids, rounded)  # so it matters
+
+
+def test_levels_changed_beside_a_saved_number_of_codes_are_refused(tmp_path) -> None:
+    VQVAEConfig(discretisation="levels", levels=[5, 3]).save_pretrained(tmp_path)
+    config = VQVAEConfig.from_pretrained(tmp_path, levels=[4, 4])
+    with pytest.raises(ValueError, match="makes 16 codes of 2 numbers, got `num_codes=15`"):
+        VQVAEModel(config)
