@@ -192,12 +192,12 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     settings = {"split": options.split, "batch_size": options.batch_size}
     of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
-    of_pictures = is_image_classifier(options.model) or is_tokenizer(options.model)
-    if not of_pictures:
+    tokenizes = is_tokenizer(options.model)
+    if not tokenizes and not is_image_classifier(options.model):
         results: Iterable[tuple[str, Any]] = evaluate_folders(options.model, options.data, **settings, **of_lines)
     elif any(of_lines.values()):
         raise ValueError("`--ignore-case` and `--num-beams` are for lines, got a model of pictures. Leave them out.")
-    elif is_tokenizer(options.model):
+    elif tokenizes:
         results = evaluate_tokenizer_folders(options.model, options.data, **settings)
     else:
         results = evaluate_image_folders(options.model, options.data, **settings)

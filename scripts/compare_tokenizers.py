@@ -10,7 +10,7 @@ order, with the optimizer of their recipe, one seed.
     vq-ema        vqvae-tokenizer: 512 codewords that are running means
     vq-loss       the same, codewords learnt by gradients
     peer-vq       the same, with the VectorQuantize of vector-quantize-pytorch in the place of our codebook: running means of
-                  the same decay, k-means start, dead codes replaced, as its README advises
+                  the same decay, k-means start, dead codes replaced, as its README advises, all else as it comes
     levels        rounding to 8 x 8 x 8 levels: 512 codes as well
     binary        9 bits: 512 codes as well
     dvae          dvae-tokenizer: 512 visual words; its schedules shortened with the run
@@ -34,6 +34,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 from hf_vlm.blocks.codebook import DiscreteLatents
 from hf_vlm.data.labelled_images import read_images
+from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.training.image_tokenization import build_trainer, train
 from hf_vlm.training.tasks import load_recipe
 from hf_vlm.training.tokenizer_pictures import paired_grid
@@ -169,8 +170,8 @@ def draw(arguments: argparse.Namespace) -> None:
         return
     for vendor in ("google", "twitter"):
         emoji = read_images(arguments.emoji, vendor, with_labels=False)
-        originals = [emoji[index * len(emoji) // SHOWN]["image"].convert("RGB") for index in range(SHOWN)]
-        names, rows = ["originals"], [[image.resize((32, 32)) for image in originals]]
+        originals = [emoji[index * len(emoji) // SHOWN]["image"] for index in range(SHOWN)]
+        names, rows = ["originals"], [[to_rgb(image).resize((32, 32)) for image in originals]]
         for run, model in models.items():
             pixel_values = processors[run](images=originals, return_tensors="pt")["pixel_values"]
             names.append(run)

@@ -1,6 +1,6 @@
 """Make the shipped folder of a trained visual tokenizer: half-precision weights, config, processor, licence, pictures, a card.
 
-    python scripts/release_tokenizer.py RUN DATA --results OUT/results.json --command "COMMAND" [--emoji EMOJI] --out FOLDER
+    python scripts/release_tokenizer.py RUN DATA --results OUT/results.json --command "COMMAND" --emoji EMOJI --out FOLDER
 
 RUN: a folder that scripts/compare_tokenizers.py or `hf-vlm train` left; DATA: the pictures that it was trained on, whose split
 `validation` measures the half-precision weights that are shipped; --results: figures of the tokenizers beside it; --emoji: a data
@@ -50,7 +50,7 @@ codes of many pictures.
 
 ## Figures
 
-The shipped weights, on the 3,000 validation pictures (`hf-vlm evaluate model_cards/{name} DATA --split validation`):
+The shipped weights, on the validation pictures (`hf-vlm evaluate model_cards/{name} DATA --split validation`):
 
 {figures}
 
@@ -59,8 +59,9 @@ Beside other tokenizers of 512 codes, before rounding to half precision, each tr
 
 {table}
 
-MSE of pixels in [0, 1]; PSNR is the mean over pictures; sharpness is the energy of edges beside that of the originals; bits/dim
-counts the codes (log2 {num_codes} each) and the picture given them. Codes in use and perplexity are counted over all validation
+MSE of pixels in [0, 1]; PSNR is the mean over pictures; sharpness is the energy of edges beside that of the originals. bits/dim
+counts the codes (log2 {num_codes} each) and the picture given them, by a normal distribution of one learnt deviation, for `dvae`
+by a logit-Laplace with predicted scales: compare it among like ones. Codes in use and perplexity are counted over all validation
 pictures.
 
 ## Limits
@@ -85,9 +86,7 @@ def draw_emoji(model: torch.nn.Module, processor: object, emoji: Path, file: Pat
     rows, names = [], []
     for vendor in ("google", "twitter"):
         images = read_images(emoji, vendor, with_labels=False)
-        chosen = [
-            images[(2 * index + 1) * len(images) // (2 * SHOWN)]["image"].convert("RGB") for index in range(SHOWN)
-        ]
+        chosen = [images[(2 * index + 1) * len(images) // (2 * SHOWN)]["image"] for index in range(SHOWN)]
         pixel_values = processor(images=chosen, return_tensors="pt", size={"height": 64, "width": 64})["pixel_values"]
         rows += [processor.post_process(pixel_values), processor.post_process(model.reconstruct(pixel_values))]
         names += [f"{vendor}, 64 x 64 pixels", "from its codes"]
@@ -125,6 +124,7 @@ def main() -> None:
         ["| measure | value |", "|---|---|", *(f"| {name} | {value:.5g} |" for name, value in scores.items())]
     )
     results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    results = {run: found for run, found in results.items() if "used_codes" in found}
     is_vq = model.config.model_type == "hf_vlm_vqvae"
     text = CARD.format(
         name=arguments.out.name,

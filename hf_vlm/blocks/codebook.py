@@ -54,7 +54,7 @@ class Codebook(nn.Module):
     Args:
         num_codes, code_dim: number and width of codewords.
         update: how they are learnt.
-        decay: of the running counts and sums, in [0, 1), a step.
+        decay: of the running counts and sums, in [0, 1), a forward pass in training.
         smoothing: added to every running count in the mean, Laplace's; above 0.
         revive_below: a codeword is put on a vector of the batch where its running count falls below this share of an even
             one; 0 for never.
@@ -239,7 +239,7 @@ def check_code_ids(code_ids: torch.Tensor, num_codes: int) -> None:
         raise ValueError(f"`code_ids` must be (batch, rows, columns), got {tuple(code_ids.shape)}. Reshape them.")
     if code_ids.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    low, high = code_ids.aminmax()
+    low, high = code_ids.long().aminmax()
     if low < 0 or high >= num_codes:
         raise ValueError(
             f"`code_ids` must be in [0, {num_codes}), got {int(low)} to {int(high)}. Were they made by another tokenizer?"

@@ -9,6 +9,8 @@ Source: Jang et al. 2017, eq. 1 and 2, https://arxiv.org/abs/1611.01144; Maddiso
 https://arxiv.org/abs/1611.00712
 """
 
+import math
+
 import torch
 
 from .straight_through import straight_through
@@ -67,5 +69,4 @@ def gumbel_softmax(
 def kl_from_uniform(logits: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """KL(q || uniform) = log K - H[q] of each categorical distribution, in nats: fp32, the shape without `dim`."""
     log_probabilities = logits.float().log_softmax(dim)
-    num_categories = torch.tensor(float(logits.shape[dim]), device=logits.device)
-    return (log_probabilities.exp() * (log_probabilities + num_categories.log())).sum(dim)
+    return (log_probabilities.exp() * (log_probabilities + math.log(logits.shape[dim]))).sum(dim)

@@ -28,7 +28,7 @@ ScaleKind = Literal["fixed", "shared", "predicted"]
 
 NUM_LEVELS = 256  # of an 8-bit pixel
 _MAP_EPSILON = 0.1  # of DALL-E's pixel map
-# exp(-7) is a quarter of an 8-bit level: no density over pixels means anything below; exp of it is finite.
+# exp(-7) is a quarter of an 8-bit level, of the Gaussian and the Laplace: densities of pixels mean nothing so far below one.
 _LOG_SCALE_RANGE = (-7.0, 7.0)
 
 

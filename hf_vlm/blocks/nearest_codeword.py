@@ -28,15 +28,17 @@ def _nearest_codeword(vectors: torch.Tensor, codewords: torch.Tensor) -> torch.T
         rows, columns = _TILES.get(vectors.device.type, _OTHER_TILES)
         half_squares = codewords.square().sum(1) / 2  # (K,)
         margins = _rounding_margin(vectors, codewords)  # (N, 1)
-        if padding := -len(codewords) % _LANES:
+        num_codes = len(codewords)
+        if padding := -num_codes % _LANES:
             codewords = F.pad(codewords, (0, 0, 0, padding))
             half_squares = F.pad(half_squares, (0, padding), value=torch.inf)
-        return torch.cat(
+        code_ids = torch.cat(
             [
                 _nearest_in_tiles(part, codewords, half_squares, margin, columns)
                 for part, margin in zip(vectors.split(rows), margins.split(rows), strict=True)
             ]
         )
+        return code_ids.clamp_(max=num_codes - 1)  # squares that overflow would choose the padding
 
 
 @_nearest_codeword.register_fake

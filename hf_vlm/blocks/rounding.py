@@ -43,8 +43,9 @@ class RoundedLevels(nn.Module):
                 "channel axis last with `latents.movedim(1, -1)`."
             )
         squashed = latents.float().tanh()  # (..., code_dim) in (-1, 1)
+        known = squashed.detach().nan_to_num(0.0)  # NaN is near to nothing: it counts as 0, the loss shows it
         num_steps = self._sizes(latents.device) - 1
-        digits = ((squashed.detach() + 1) / 2 * num_steps).round()  # in [0, levels)
+        digits = ((known + 1) / 2 * num_steps).round()  # in [0, levels)
         points = digits / num_steps * 2 - 1
         commitment_loss = F.mse_loss(squashed, points)
         return DiscreteLatents(

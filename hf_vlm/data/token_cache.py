@@ -59,7 +59,7 @@ def read_token_cache(folder: str | os.PathLike, model_hash: str | None = None) -
 
     Args:
         folder: of the cache.
-        model_hash: SHA-256 of the weights of the tokenizer that made it; None for whichever, as long as it is one.
+        model_hash: SHA-256 of the tokenizer that made it; None for whichever, as long as it is one.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no part in it.
@@ -102,7 +102,7 @@ def read_part(file: Path, model_hash: str | None, columns: list[str] | None = No
     for other in table["model"].unique().to_pylist():
         if other != (other if model_hash is None else model_hash) or other is None:
             raise ValueError(
-                f"{file}: wanted codes of the tokenizer whose weights have the SHA-256 {model_hash}, got those of {other}. "
+                f"{file}: wanted codes of the tokenizer with the SHA-256 {model_hash}, got those of {other}. "
                 "Use that tokenizer, or another folder."
             )
         model_hash = other

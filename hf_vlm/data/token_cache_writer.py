@@ -20,7 +20,7 @@ class TokenCacheWriter:
 
     Args:
         folder: of the cache, made if it is not there.
-        model_hash: SHA-256 of the tokenizer's weights, in hex.
+        model_hash: SHA-256 of the tokenizer, its weights and settings, in hex.
         num_codes: how many different codes the tokenizer has, at most 65,536.
         model_name: of the tokenizer, for people.
         pictures_per_part: rows a file.

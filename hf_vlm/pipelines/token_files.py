@@ -5,6 +5,8 @@ picture files
   -> `TokenCacheWriter`                                  FOLDER/part-*.parquet
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +22,9 @@ from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.picture_files import listed_pictures, open_picture_file
+
+# Of a config: where and by what it was saved.
+_PASSING_SETTINGS = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 @dataclass
@@ -50,7 +55,7 @@ class TokenizedFile:
 
 
 def load_tokenizer(model: str | os.PathLike) -> tuple[ImageTokenizationPipeline, str]:
-    """A visual tokenizer in fp32, and the SHA-256 of its weights.
+    """A visual tokenizer in fp32, and the SHA-256 of its weights and of the settings of model and image processor.
 
     Args:
         model: folder or Hub name.
@@ -74,7 +79,14 @@ def load_tokenizer(model: str | os.PathLike) -> tuple[ImageTokenizationPipeline,
     pipe = ImageTokenizationPipeline(
         loaded.eval(), image_processor=image_processor, device=device, task="image-tokenization"
     )
-    return pipe, hash_weights(loaded.state_dict())
+    return pipe, _hash(pipe)
+
+
+def _hash(pipe: ImageTokenizationPipeline) -> str:
+    """SHA-256, in hex, of all that decides which codes a picture gets; where the folder lies doesn't count."""
+    settings = {name: value for name, value in pipe.model.config.to_dict().items() if name not in _PASSING_SETTINGS}
+    written = json.dumps([settings, pipe.image_processor.to_dict()], sort_keys=True, default=str)
+    return hashlib.sha256((hash_weights(pipe.model.state_dict()) + written).encode()).hexdigest()
 
 
 def tokenize_files(

@@ -153,6 +153,20 @@ def measure_processor(
     return PixelStatistics((int(height), int(width)), scale.tolist(), offset.tolist()), prepare
 
 
+def check_unit_range(processor: Any, statistics: PixelStatistics) -> None:
+    """Checks that a processor gives pixels in [0, 1], as visual tokenizers take and give them.
+
+    Raises:
+        ValueError: if black doesn't become 0 or white 1.
+    """
+    ends = [(offset, 255 * scale + offset) for scale, offset in zip(statistics.scale, statistics.offset, strict=True)]
+    if any(abs(black) > 1e-3 or abs(white - 1) > 1e-3 for black, white in ends):
+        raise ValueError(
+            f"Pixels in [0, 1] are wanted of a tokenizer's image processor, got [{ends[0][0]:.3g}, {ends[0][1]:.3g}] from "
+            f"`{type(processor).__name__}`. Set `do_rescale` to true and `do_normalize` to false."
+        )
+
+
 def _labels(names: Sequence[str]) -> dict[str, Any]:
     if not names:
         return {}

@@ -4,27 +4,33 @@ The data's way: a folder of pictures -> `TrainingImages` (which item comes when,
 seed and step) -> `TrainingBatch` -> `TokenizerTrainer`.
 """
 
+import logging
 import math
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, TrainingArguments, set_seed
+from transformers.processing_utils import ImagesKwargs
 
 from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingImages, read_images
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
+from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.image_models import (
+    check_unit_range,
     measure_processor,
     new_processor,
     refuse_unknown_settings,
     resized_processor,
     saved_processor,
 )
-from hf_vlm.training.recipe import build_config, named_section
+from hf_vlm.training.recipe import build_config, named_section, refuse_unknown
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.runs import run, training_arguments
 from hf_vlm.training.schedules import AnnealingCallback, Schedule, check_schedules
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 from hf_vlm.training.tokenizer_trainer import TokenizerTrainer
+
+logger = logging.getLogger(__name__)
 
 # What this trainer needs to be right; a recipe that asks for something else is refused.
 FIXED_SETTINGS = {
@@ -72,11 +78,21 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
     if of_learning_rate is not None:
         _check_learning_rate(recipe, of_learning_rate)
         arguments.learning_rate = of_learning_rate.start
+        arguments.warmup_steps = 0
     check_schedules(model, schedules)
     statistics, prepare = measure_processor(processor, model.config)
+    check_unit_range(processor, statistics)
     items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
         arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * len(rows) / items_per_step))
+    for name, schedule in recipe.annealing.items():
+        if schedule.num_steps is not None and arguments.max_steps < schedule.num_steps:
+            logger.warning(
+                "`annealing.%s` ends after %d steps, the run after %d: shorten it, or train longer.",
+                name,
+                schedule.num_steps,
+                arguments.max_steps,
+            )
     pictures = TrainingImages(
         rows,
         data.augmentation.transform(statistics.size, statistics.mean_level),
@@ -115,7 +131,7 @@ def build_tokenizer(recipe: TokenizerRecipe) -> tuple[PreTrainedModel, Any]:
                 model = AutoModel.from_pretrained(section.pretrained, dtype=torch.float32, **section.settings)
             processor = saved_processor(section.pretrained, model.config)
             if "image_size" in section.settings:
-                processor = resized_processor(processor, model.config)
+                processor = _resized(processor, model.config)
             return model.float(), processor
         given = section.config or {}
         refuse_unknown_settings(section.settings, type(build_config(given, "model.config")))
@@ -123,7 +139,21 @@ def build_tokenizer(recipe: TokenizerRecipe) -> tuple[PreTrainedModel, Any]:
         _check_is_tokenizer(config)
         model = AutoModel.from_config(config)
     processor = new_processor(config)
+    known = set(type(processor).valid_kwargs.__annotations__) | set(ImagesKwargs.__annotations__)
+    for name in section.image_processor:
+        refuse_unknown(name, known, "model.image_processor")
     return model.float(), type(processor)(**{**processor.to_dict(), **section.image_processor})
+
+
+def _resized(processor: Any, config: PreTrainedConfig) -> Any:
+    """The processor, made to give pictures of the configured size; one that crops goes on cropping."""
+    does_crop = processor.do_center_crop
+    processor = resized_processor(processor, config)
+    if does_crop:
+        height, width = configured_image_size(config)
+        processor.size, processor.do_center_crop = {"shortest_edge": max(height, width)}, True
+        processor.crop_size = {"height": height, "width": width}
+    return processor
 
 
 def build_arguments(recipe: TokenizerRecipe) -> TrainingArguments:
@@ -137,15 +167,17 @@ def build_arguments(recipe: TokenizerRecipe) -> TrainingArguments:
 
 
 def _check_learning_rate(recipe: TokenizerRecipe, schedule: Schedule) -> None:
-    """Raises ValueError if the learning rate is set twice, or is to begin at 0."""
-    twice = [name for name in ("learning_rate", "lr_scheduler_type", "warmup_steps") if name in recipe.training]
-    if twice:
-        raise ValueError(
-            f"The learning rate is set once, got `annealing.learning_rate` and {listed(f'training.{name}' for name in twice)}. "
-            "Leave one out."
+    """Says what is not used beside a schedule of the learning rate; raises ValueError if that is no rate."""
+    unused = [name for name in ("learning_rate", "lr_scheduler_type", "warmup_steps") if name in recipe.training]
+    if unused:
+        logger.warning(
+            "`annealing.learning_rate` sets the rate; not used: %s.", listed(f"training.{x}" for x in unused)
         )
-    if not schedule.start > 0:
-        raise ValueError(f"`annealing.learning_rate.start` must be above 0, got {schedule.start}. Correct it.")
+    if not schedule.start > 0 or (schedule.end is not None and not schedule.end >= 0):
+        raise ValueError(
+            f"`annealing.learning_rate` must start above 0 and end at 0 or more, got {schedule.start} and {schedule.end}. "
+            "Correct it."
+        )
 
 
 def _check_is_tokenizer(config: PreTrainedConfig) -> None:

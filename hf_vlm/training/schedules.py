@@ -40,12 +40,12 @@ class Schedule:
     every: int = 1
 
     def __post_init__(self) -> None:
-        wanted = {
+        wanted: set[str] = {
             "constant": set(),
             "linear": {"end", "num_steps"},
             "cosine": {"end", "num_steps"},
             "exponential": {"end", "rate"},
-        }[self.kind]
+        }.get(self.kind, set())
         given = {name for name in ("end", "num_steps", "rate") if getattr(self, name) is not None}
         if given != wanted:
             raise ValueError(
@@ -56,6 +56,10 @@ class Schedule:
             raise ValueError(f"`num_steps` must be 1 or more, got {self.num_steps}. For no change take `constant`.")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"`rate` must be above 0, got {self.rate}. For no change take `constant`.")
+        if self.kind == "exponential" and self.end is not None and self.end > self.start:
+            raise ValueError(
+                f"`end`, the floor, must not be above `start`, got {self.end} above {self.start}. Lower it."
+            )
         if self.every < 1:
             raise ValueError(f"`every` must be 1 step or more, got {self.every}. Correct it.")
 

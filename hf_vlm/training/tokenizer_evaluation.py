@@ -16,10 +16,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from hf_vlm.blocks.codebook import code_counts, codebook_perplexity
 from hf_vlm.data.labelled_images import ProcessedBatch, read_images
 from hf_vlm.parts.checkpoint_files import read_config
-from hf_vlm.training.image_models import measure_processor
+from hf_vlm.training.image_models import check_unit_range, measure_processor
 
 TERMS = ("loss", "reconstruction_nats", "kl_nats", "codebook_loss", "commitment_loss", "bits_per_dim")
-_ACTIVE_VARIANCE = 0.01  # of a channel's posterior mean over pictures and places: Burda et al. 2016, section 2.3
+_ACTIVE_VARIANCE = 0.01  # of a channel's posterior mean over pictures and places, as Burda et al. 2016 count units
+_SUMS = ("pictures", "places", "mse", "psnr", "edges", "edges_of_originals", *TERMS)
 
 
 class TokenizerScores:
@@ -33,9 +34,13 @@ class TokenizerScores:
         self.model = model
         self.num_codes: int | None = getattr(model.config, "num_codes", None)
         device = model.device
-        self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in ("pictures", "values")}
-        self.counts = torch.zeros(self.num_codes, dtype=torch.float64, device=device) if self.num_codes else None
-        self.moments: torch.Tensor | None = None
+        # All of them from the start, as a process may see no picture; NaN stands for a term that the model hasn't.
+        self.sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in _SUMS}
+        self.counts = self.moments = None
+        if self.num_codes:
+            self.counts = torch.zeros(self.num_codes, dtype=torch.float64, device=device)
+        else:
+            self.moments = torch.zeros(3, model.config.latent_channels, dtype=torch.float64, device=device)
 
     def update(self, outputs: Any, pixel_values: torch.Tensor) -> None:
         """Takes in a batch.
@@ -48,26 +53,24 @@ class TokenizerScores:
         pixels, shown = pixel_values.float(), outputs.reconstruction.float().clamp(0, 1)
         errors = (shown - pixels).square().flatten(1).mean(1).double()  # (batch,)
         self._add("pictures", torch.tensor(batch))
+        self._add("places", torch.tensor(outputs.last_hidden_state[:, 0].numel()))
         self._add("mse", errors.sum())
         self._add("psnr", (-10 * errors.clamp(min=1e-10).log10()).sum())
         self._add("edges", _edge_energy(shown))
         self._add("edges_of_originals", _edge_energy(pixels))
         for name in TERMS:
-            term = getattr(outputs, name, None)
-            if term is not None:
-                self._add(name, term.double() * batch)
+            term = outputs.get(name)
+            self._add(name, torch.tensor(torch.nan) if term is None else term.double() * batch)
         if self.counts is not None:
             assert self.num_codes is not None
             self.counts += code_counts(outputs.code_ids, self.num_codes)
         else:
             means = outputs.last_hidden_state.double().movedim(1, -1).flatten(0, 2)  # (batch * places, channels)
-            moments = torch.stack((torch.ones_like(means).sum(0), means.sum(0), means.square().sum(0)))
-            self.moments = moments if self.moments is None else self.moments + moments
+            assert self.moments is not None
+            self.moments += torch.stack((torch.ones_like(means).sum(0), means.sum(0), means.square().sum(0)))
 
     def _add(self, name: str, value: torch.Tensor) -> None:
-        total = self.sums.get(name)
-        value = value.to(self.model.device, torch.float64)
-        self.sums[name] = value if total is None else total + value
+        self.sums[name] += value.to(self.model.device, torch.float64)
 
     def tensors(self) -> list[torch.Tensor]:
         """All sums, to be added up over processes in place."""
@@ -81,7 +84,8 @@ class TokenizerScores:
         `active_channels` of a VAE counts those whose mean differs from place to place.
         """
         number = self.sums["pictures"].item()
-        means = {name: self.sums[name].item() / number for name in (*TERMS, "mse", "psnr") if name in self.sums}
+        means = {name: self.sums[name].item() / number for name in (*TERMS, "mse", "psnr")}
+        means = {name: mean for name, mean in means.items() if not math.isnan(mean)}
         scores = {**means, "sharpness": (self.sums["edges"] / self.sums["edges_of_originals"]).item()}
         if self.counts is not None:
             scores["used_codes"] = (self.counts > 0).sum().item()
@@ -152,7 +156,8 @@ def evaluate_tokenizer_folders(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoModel.from_pretrained(model, dtype=torch.float32).to(device)
     processor = AutoImageProcessor.from_pretrained(model)
-    _, prepare = measure_processor(processor, tokenizer.config)
+    statistics, prepare = measure_processor(processor, tokenizer.config)
+    check_unit_range(processor, statistics)
     collate = ProcessedBatch(processor, prepare)
     for folder in folders:
         rows = read_images(folder, split, with_labels=False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -73,7 +74,9 @@ class TokenizerTrainer(ImageTrainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As `Trainer.log`, with the means of the terms since the last one, and the annealed values."""
+        """As `Trainer.log`, with the means of the terms since the last one, of the first process's batches, and the
+        annealed values.
+        """
         if "loss" in logs and self._num_passes:
             logs |= {name: (total / self._num_passes).item() for name, total in self._terms.items()}
             self._terms, self._num_passes = {}, 0
@@ -91,21 +94,30 @@ class TokenizerTrainer(ImageTrainer):
     def evaluation_loop(
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """The scores of `TokenizerScores` over all processes, and pictures by the first."""
+        """The scores of `TokenizerScores` over all processes, each picture once, and pictures by the first process."""
         model = self.accelerator.unwrap_model(self.model)
+        # Not the loader that is given: where pictures don't divide evenly among processes, it gives some of them twice.
+        rows, settings = dataloader.dataset, self.args
+        share = Subset(rows, range(settings.process_index, len(rows), settings.world_size))
+        batches = DataLoader(
+            share,
+            batch_size=settings.eval_batch_size,
+            collate_fn=self.eval_collator,
+            num_workers=settings.dataloader_num_workers if len(share) > settings.eval_batch_size else 0,
+        )
         if not next(model.parameters()).is_cuda and self.args.device.type == "cuda":
             model.to(self.args.device)
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # training draws on as without an evaluation
             torch.manual_seed(self.args.seed)
             with self.compute_loss_context_manager():
-                scores = evaluate_batches(model, dataloader)
+                scores = evaluate_batches(model, batches)
             for tensor in scores.tensors():
                 tensor.copy_(self.accelerator.reduce(tensor, reduction="sum"))
             result = scores.result()
             if self.is_world_process_zero():
-                self._draw(model, dataloader, scores.counts)
-        _warn_of_collapse(result, model)
+                self._draw(model, rows, scores.counts)
+                _warn_of_collapse(result, int(scores.sums["places"].item()), model)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.items()}
         number = int(scores.sums["pictures"].item())
         return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=number)
@@ -128,12 +140,13 @@ class TokenizerTrainer(ImageTrainer):
             self.weight_average.load(resume_from_checkpoint)
 
     @torch.no_grad()
-    def _draw(self, model: PreTrainedModel, dataloader: Any, counts: torch.Tensor | None) -> None:
+    def _draw(self, model: PreTrainedModel, rows: Any, counts: torch.Tensor | None) -> None:
         """Writes the pictures of an evaluation to `pictures/`, and to TensorBoard."""
         folder, step = Path(self.args.output_dir) / "pictures", self.state.global_step
         was_training = model.training
         model.eval()
-        originals = next(iter(dataloader))["pixel_values"][:_NUM_SHOWN].to(model.device)
+        shown = [rows[index] for index in range(min(_NUM_SHOWN, len(rows)))]
+        originals = self.eval_collator(shown)["pixel_values"].to(model.device)
         as_pictures = self.processing_class.post_process
         rows = [as_pictures(originals), as_pictures(model.reconstruct(originals))]
         sheets: dict[str, Image.Image] = {"reconstructions": paired_grid(rows, ("originals", "reconstructions"))}
@@ -152,15 +165,20 @@ class TokenizerTrainer(ImageTrainer):
                     callback.tb_writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
 
 
-def _warn_of_collapse(scores: dict[str, float], model: PreTrainedModel) -> None:
-    """Says so where latents tell next to nothing."""
+def _warn_of_collapse(scores: dict[str, float], num_places: int, model: PreTrainedModel) -> None:
+    """Says so where latents tell next to nothing, of `num_places` that were looked at."""
     num_codes = getattr(model.config, "num_codes", None)
-    if num_codes and scores["used_codes"] < _FEW_CODES * num_codes:
+    if num_codes and scores["used_codes"] < _FEW_CODES * min(num_codes, num_places):
+        advice = "take fewer levels or bits"
+        if hasattr(model.config, "kl_weight"):
+            advice = "lower the learning rate, or set `start_logit_deviation`"
+        elif getattr(model.config, "discretisation", None) == "codebook":
+            advice = "raise `revive_below`"
         logger.warning(
-            "%d of %d codes are in use. If that stays so, raise `revive_below` of a codebook, lower a discrete VAE's "
-            "`kl_weight` or raise its first temperature, or take fewer codes.",
+            "%d of %d codes are in use. If that stays so, %s, or take fewer codes.",
             scores["used_codes"],
             num_codes,
+            advice,
         )
     if scores.get("active_channels") == 0:
         logger.warning(

@@ -19,10 +19,11 @@ AVERAGE_FILE = "average.safetensors"  # in a checkpoint
 
 
 class WeightAverage(TrainerCallback):
-    """The running mean of the parameters of a model, fp32, on their device.
+    """The running mean of the weights of a model, fp32, on their device: parameters, and buffers that are saved, such as
+    codewords that are running means themselves.
 
     Args:
-        model: whose parameters.
+        model: whose weights.
         decay: in (0, 1).
     """
 
@@ -37,7 +38,7 @@ class WeightAverage(TrainerCallback):
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the weights as they are now; the first ones begin the mean."""
-        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        weights = self._weights()
         if self._average is None:
             self._average = {name: weight.float().clone() for name, weight in weights.items()}
             return
@@ -63,24 +64,28 @@ class WeightAverage(TrainerCallback):
                 "`optimizer.weight_average`. Leave that setting out, or start anew with `--no-resume`."
             )
         tensors = load_file(file)
-        devices = {name: parameter.device for name, parameter in self.model.named_parameters()}
+        devices = {name: weight.device for name, weight in self._weights().items()}
         self._average = {name: tensors[name].to(device) for name, device in devices.items()}
 
     @torch.no_grad()
     def apply(self) -> None:
         """Makes the mean the model's weights, if there is one."""
         if self._average is not None:
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(self._average[name])
+            for name, weight in self._weights().items():
+                weight.copy_(self._average[name])
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Around code that is to see the mean as the model's weights."""
-        weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        weights = {name: weight.clone() for name, weight in self._weights().items()}
         self.apply()
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
-                    parameter.copy_(weights[name])
+                for name, weight in self._weights().items():
+                    weight.copy_(weights[name])
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Every tensor that is saved and has fractions, sharing the model's memory."""
+        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}

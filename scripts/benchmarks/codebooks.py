@@ -3,10 +3,11 @@
     python scripts/benchmarks/codebooks.py [--cases 8192x512x64 ...] [--training] [--json FILE]
     python scripts/benchmarks/codebooks.py --device cuda --cases 262144x8192x256
 
-A case is vectors x codewords x numbers of each. Vectors are codewords with noise, so that all are chosen. Peak memory is what
-the search takes beside its inputs, measured in a process of its own: on a GPU by torch's counter, on a CPU by the system's
-peak of the process's resident memory. `--training` takes a step of learning codewords as running means (forward, losses, gradient
-of the latents, update), with dead codewords replaced, ours beside vector-quantize-pytorch with the same settings.
+A case is vectors x codewords x numbers of each. Vectors are codewords with noise, so that all are chosen. `hf-vlm` and
+`torch.cdist` are the search alone; `hf-vlm codebook` and `vector-quantize-pytorch` also look the codewords up and measure losses.
+Peak memory is what a run takes beside its inputs, measured in a process of its own: on a GPU by torch's counter, on a CPU by the
+system's peak of the process's resident memory. `--training` takes a step of learning codewords as running means (forward, losses,
+gradient of the latents, update), with dead codewords replaced, ours beside vector-quantize-pytorch with the same settings.
 """
 
 import argparse
@@ -48,10 +49,13 @@ def searches(case: str, device: str) -> dict[str, Callable[[], torch.Tensor]]:
     def by_peer() -> torch.Tensor:
         return peer(vectors[None])[1][0]
 
+    ours = Codebook(*codewords.shape).to(device).eval()
+    ours.codewords.copy_(codewords)
     return {
         "torch.cdist": lambda: torch.cdist(vectors, codewords).argmin(1),
         "vector-quantize-pytorch": by_peer,
         "hf-vlm": lambda: nearest_codeword(vectors, codewords),
+        "hf-vlm codebook": torch.no_grad()(lambda: ours(vectors).code_ids),
     }
 
 

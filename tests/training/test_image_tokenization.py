@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -274,7 +275,13 @@ def test_grayscale_tokenizer_gets_gray_pictures(pictures, tmp_path):
         ("vq", ["model.config.num_codes=1"], "`num_codes` must be 2 or more"),
         ("vq", ["data.augmentation.mixup=0.5"], "mixes labels"),
         ("vq", ["optimizer.weight_average=1.0"], r"in \(0, 1\), got 1.0"),
-        ("dvae", ["training.learning_rate=1e-3"], "learning rate is set once"),
+        ("dvae", ["annealing.learning_rate.end=-1"], "must start above 0 and end at 0 or more, got 0.001 and -1"),
+        (
+            "vq",
+            ["model.image_processor={do_normalize: true, image_mean: [0.5], image_std: [0.5]}"],
+            r"Pixels in \[0, 1\] are wanted",
+        ),
+        ("vq", ["model.image_processor={sise: 3}"], r"Did you mean `model.image_processor.size`"),
         ("dvae", ["annealing.temperature.end=0"], "`temperature` must be above 0"),
     ],
 )
@@ -307,3 +314,84 @@ def test_run_is_recorded(pictures, tmp_path):
     assert "ema_decay: 0.8" in (tmp_path / "out" / "recipe.yaml").read_text()
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 6
+
+
+def test_learning_rate_of_the_recipe_gives_way_to_its_schedule(pictures, tmp_path, caplog):
+    sections = tokenizer_recipe("dvae", pictures, tmp_path / "out")
+    trainer = build_trainer(picture_recipe_of(sections, "training.learning_rate=0.5"))
+    assert trainer.args.learning_rate == 1e-3
+    assert "not used: `training.learning_rate`" in caplog.text
+
+
+def test_schedule_longer_than_the_run_is_told(pictures, tmp_path, caplog):
+    build_trainer(picture_recipe_of(tokenizer_recipe("dvae", pictures, tmp_path / "out")))
+    assert "`annealing.temperature` ends after 8 steps, the run after 6" in caplog.text
+    assert "annealing.kl_weight" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "override", ["annealing={kl_weight: {kind: constant, start: 1}}", "annealing.learning_rate.start=1e-4"]
+)
+def test_resume_without_a_schedule_or_with_another_rate_is_refused(override, pictures, tmp_path):
+    sections = tokenizer_recipe("dvae", pictures, tmp_path / "out")
+    train(picture_recipe_of(sections, "training.max_steps=2"))
+    with pytest.raises(ValueError, match=r"another `annealing.(kl_weight|temperature|learning_rate)`.*--no-resume"):
+        train(picture_recipe_of(sections, override))
+
+
+def test_longer_schedule_goes_on_with_a_warning(pictures, tmp_path, caplog):
+    sections = tokenizer_recipe("vae", pictures, tmp_path / "out")
+    train(picture_recipe_of(sections, "training.max_steps=2"))
+    train(picture_recipe_of(sections, "training.max_steps=4", "annealing.beta.num_steps=16"))
+    assert "Going on with another `annealing` than before: beta" in caplog.text
+
+
+def test_tokenizer_that_crops_goes_on_cropping_at_another_size(pictures, tmp_path):
+    sections = tokenizer_recipe("vq", pictures, tmp_path / "first")
+    sections["model"]["image_processor"] = {
+        "size": {"shortest_edge": 16},
+        "crop_size": {"height": 16, "width": 16},
+        "do_center_crop": True,
+    }
+    train(picture_recipe_of(sections, "training.max_steps=2"))
+    again = tokenizer_recipe("vq", pictures, tmp_path / "second")
+    again["model"] = {"pretrained": str(tmp_path / "first"), "settings": {"image_size": 32}}
+    processor = build_trainer(picture_recipe_of(again)).processing_class
+    wide = Image.fromarray(np.repeat(np.arange(64, dtype=np.uint8)[None], 32, axis=0)).convert("RGB")
+    pixels = processor(images=wide, return_tensors="pt")["pixel_values"][0, 0, 0] * 255
+    assert pixels.round().tolist() == list(range(16, 48))  # the middle, not the whole squeezed
+
+
+def evaluate_on_two(rank, world, folder, pictures, queue):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(29000 + os.getppid() % 2000)
+    trainer = build_trainer(picture_recipe_of(tokenizer_recipe("vq", pictures, folder / str(rank) / "out")))
+    metrics = trainer.evaluate()
+    queue.put(
+        (
+            rank,
+            trainer.args.world_size,
+            {name: value for name, value in metrics.items() if "mse" in name or "used" in name},
+        )
+    )
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_evaluate_each_picture_once(pictures, tmp_path):
+    single = build_trainer(
+        picture_recipe_of(tokenizer_recipe("vq", pictures, tmp_path / "out"))
+    ).evaluate()  # of 9 pictures
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    workers = [context.Process(target=evaluate_on_two, args=(rank, 2, tmp_path, pictures, queue)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [queue.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    for _, world_size, metrics in found:
+        assert world_size == 2
+        assert metrics["eval_mse"] == pytest.approx(single["eval_mse"], rel=1e-6)
+        assert metrics["eval_used_codes"] == single["eval_used_codes"]

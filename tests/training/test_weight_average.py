@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_vlm.blocks.codebook import Codebook
 from hf_vlm.training.weight_average import WeightAverage
 
 
@@ -56,3 +57,13 @@ def test_average_of_half_precision_weights_keeps_small_steps():
     steps_of(model, average, [1.0] + [2.0] * 1000)
     average.apply()
     assert model.weight.item() == pytest.approx(2 - 0.999**1000, rel=1e-2)  # in bf16 it would have stayed 1
+
+
+def test_codewords_that_are_running_means_are_averaged_too():
+    model = Codebook(2, 1, kmeans_iterations=0)
+    average = WeightAverage(model, decay=0.5)
+    for value in (1.0, 3.0):
+        model.codewords.fill_(value)
+        average.update()
+    average.apply()
+    assert model.codewords.flatten().tolist() == [2.0, 2.0]

@@ -39,6 +39,8 @@ from ...parts.pretrained_model import HubModel
 from ...parts.settings import check_num_images
 from .configuration_dvae import DVAEConfig
 
+_SMALLEST_SPREAD = 1e-3  # of a word's logits over a batch, to be scaled by it
+
 
 @dataclass
 class DVAEOutput(ModelOutput):
@@ -135,7 +137,9 @@ class DVAEEncoder(nn.Module):
         features = self.input_layer(pixel_values)
         for index, group in enumerate(self.groups):
             features = group(F.max_pool2d(features, 2) if index else features)
-        with maybe_autocast(features.device.type, enabled=False):  # the choice among words is made in full precision
+        with maybe_autocast(
+            features.device.type, enabled=False
+        ):  # under autocast the choice among words stays in full precision
             features = F.relu(features).to(self.output_layer.weight.dtype)
             if self.training and self.start_deviation is not None and not self.is_started:
                 self._start(features, self.start_deviation)
@@ -147,7 +151,10 @@ class DVAEEncoder(nn.Module):
         layer = self.output_layer
         logits = layer(features).float()
         mean = of_first_process(logits.mean((0, 2, 3)))  # (num_codes,)
-        scale = deviation / of_first_process(logits.std((0, 2, 3), correction=0)).clamp(min=1e-6)
+        spread = of_first_process(logits.std((0, 2, 3), correction=0))
+        scale = torch.where(
+            spread > _SMALLEST_SPREAD, deviation / spread, 1.0
+        )  # one place, or black pictures, tell nothing
         assert layer.bias is not None
         layer.bias.copy_((layer.bias - mean) * scale)
         layer.weight.mul_(scale[:, None, None, None])
@@ -321,12 +328,13 @@ class DVAEModel(HubModel):
             return DVAEOutput(code_ids=code_ids, last_hidden_state=vectors, logits=logits)
 
         self.likelihood.check_domain(pixel_values)
-        vectors = self.decoder.lookup(code_ids)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            vectors = self.decoder.lookup(code_ids)
         decoded = vectors
         if self.training:
-            # (samples * batch, num_codes, rows, columns)
-            words = gumbel_softmax(
-                logits.repeat(self.config.num_latent_samples, 1, 1, 1),
+            num_samples = self.config.num_latent_samples
+            words = gumbel_softmax(  # (samples * batch, num_codes, rows, columns)
+                logits.repeat(num_samples, 1, 1, 1) if num_samples > 1 else logits,
                 self.temperature,
                 is_hard=self.config.is_hard,
                 dim=1,

@@ -11,7 +11,7 @@ Both terms are also given in nats a picture. Everything is convolutional: any pi
 downsampling is taken, and a deep encoder whose grid is one latent is the VAE of textbooks.
 
 In evaluation the posterior is sampled with the same noise for every picture, so that the loss of a picture depends on the
-picture and the weights alone.
+picture and the weights alone; a compiled model draws it anew.
 
 Source: Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; Higgins et al. 2017,
     https://openreview.net/forum?id=Sy2fzU9gl (beta-VAE)
@@ -49,7 +49,8 @@ class VAEOutput(ModelOutput):
         reconstruction: float (batch, num_channels, height, width), the mode of p(x | z) at the first sample.
         reconstruction_nats, kl_nats: fp32 scalars, the two terms, nats a picture, means over the batch; the KL without its
             weight, 0 of a deterministic autoencoder.
-        bits_per_dim: fp32 scalar, both terms in bits a pixel value of 8 bits: with beta 1 a bound on the cost of the picture.
+        bits_per_dim: fp32 scalar, both terms in bits a pixel value of 8 bits: about the cost of the picture, as long as the
+            likelihood's scale is above a level (1/255).
         kl_per_channel: fp32 (latent_channels,), nats a picture: a channel near 0 tells the decoder nothing.
         last_hidden_state: float (batch, latent_channels, rows, columns), the posterior's mean.
         log_variance: the posterior's, the same shape; None of a deterministic autoencoder.
