@@ -1,15 +1,15 @@
 """Picture files to a token cache: a bad file costs itself, and a run that was stopped goes on."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoImageProcessor
 
 from hf_vlm import VAEConfig, VAEImageProcessor, VAEModel
 from hf_vlm.data.token_cache import read_token_cache
-from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.token_files import load_tokenizer, tokenize_files
 from tests.tiny_tokenizers import random_pictures, saved, tiny_dvae, tiny_vqvae
@@ -53,11 +53,18 @@ def test_cache_holds_the_models_codes(folder, pictures, tmp_path, batch_size):
         assert result.to_dict() == {"file": file, **told}
 
 
-def test_cache_is_marked_with_the_hash_of_the_weights_in_float32(tmp_path, pictures):
+def test_cache_is_marked_with_the_hash_of_weights_and_settings(tmp_path, pictures):
     folder = saved(tiny_vqvae().half(), tmp_path / "half")
     pipe, model_hash = load_tokenizer(folder)
     assert {tensor.dtype for tensor in pipe.model.parameters()} == {torch.float32}
-    assert model_hash == hash_weights(AutoModel.from_pretrained(folder, dtype=torch.float32).state_dict())
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert load_tokenizer(moved)[1] == model_hash
+    larger = AutoImageProcessor.from_pretrained(folder, size={"height": 64, "width": 64})
+    larger.save_pretrained(moved)
+    assert load_tokenizer(moved)[1] != model_hash
+    with torch.no_grad():
+        pipe.model.decoder.input_layer.bias += 1
+    assert load_tokenizer(saved(pipe.model, tmp_path / "other"))[1] != model_hash
     tokenize([pictures], folder, tmp_path / "cache")
     assert len(list(read_token_cache(tmp_path / "cache", model_hash))) == 7
 

@@ -278,7 +278,7 @@ def test_grayscale_tokenizer_gets_gray_pictures(pictures, tmp_path):
         ("dvae", ["annealing.learning_rate.end=-1"], "must start above 0 and end at 0 or more, got 0.001 and -1"),
         (
             "vq",
-            ["model.image_processor={do_normalize: true, image_mean: [0.5], image_std: [0.5]}"],
+            ["model.image_processor={do_rescale: false}"],
             r"Pixels in \[0, 1\] are wanted",
         ),
         ("vq", ["model.image_processor={sise: 3}"], r"Did you mean `model.image_processor.size`"),
