@@ -241,7 +241,7 @@ def test_tokenize_and_back_tells_a_broken_picture(make, tmp_path, capsys):
     assert "`--decode` wants one token cache, got 2" in capsys.readouterr().err
     other = saved(make(), tmp_path / "other")
     assert main([*told[:-1], other]) == 1
-    assert "wanted codes of the tokenizer whose weights have the SHA-256" in capsys.readouterr().err
+    assert "wanted codes of the tokenizer with the SHA-256" in capsys.readouterr().err
 
 
 @pytest.fixture

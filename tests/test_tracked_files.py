@@ -27,6 +27,13 @@ def test_shipped_ocr_weights_are_one_file_below_16_megabytes():
     assert weights[0].stat().st_size < 16 * MEGABYTE
 
 
+@pytest.mark.parametrize("name", ["vqvae-mini-32px", "dvae-mini-32px"])
+def test_shipped_tokenizer_is_one_file_of_at_most_2_megabytes(name: str):
+    weights = sorted((CHECKOUT / "model_cards" / name).glob("*.safetensors"))
+    assert [path.name for path in weights] == ["model.safetensors"]
+    assert weights[0].stat().st_size <= 2 * MEGABYTE
+
+
 def test_no_tracked_file_is_a_pickle():
     assert [
         path for path in tracked_files() if path.suffix in {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
