@@ -163,7 +163,7 @@ def draw(arguments: argparse.Namespace) -> None:
         if (run := f"vae-{beta}") in models:
             torch.manual_seed(0)
             rows.append(processors[run].post_process(models[run].sample(SHOWN)))
-            names.append(f"samples of a VAE, beta {beta}" if beta != "0" else "the same of a plain autoencoder")
+            names.append(f"samples of a VAE, beta {beta}" if beta != "0" else "samples of a plain autoencoder")
     if rows:
         paired_grid(rows, names).save(folder / "samples.png")
     if arguments.emoji is None:
