@@ -62,7 +62,7 @@ Beside other tokenizers of 512 codes, before rounding to half precision, each tr
 MSE of pixels in [0, 1]; PSNR is the mean over pictures; sharpness is the energy of edges beside that of the originals. bits/dim
 counts the codes (log2 {num_codes} each) and the picture given them, by a normal distribution of one learnt deviation, for `dvae`
 by a logit-Laplace with predicted scales: compare it among like ones. Codes in use and perplexity are counted over all validation
-pictures.
+pictures. Minutes are of a machine that did other things besides.
 
 ## Limits
 
