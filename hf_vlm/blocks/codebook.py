@@ -102,7 +102,7 @@ class Codebook(nn.Module):
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             changed = fn(tensor)
-            return tensor.to(changed.device) if changed.is_floating_point() else changed
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
 
         return super()._apply(moved, recurse)
 
