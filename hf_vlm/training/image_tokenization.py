@@ -67,12 +67,12 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
     """
     arguments = build_arguments(recipe)
     set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
+    model, processor = build_tokenizer(recipe)  # before the pictures: a wrong setting is told at once
     data = recipe.data
     rows = read_images(data.folder, data.train, with_labels=False)
     validation = None
     if data.validation is not None:
         validation = read_images(data.folder, data.validation, with_labels=False)
-    model, processor = build_tokenizer(recipe)
     schedules = dict(recipe.annealing)
     of_learning_rate = schedules.pop("learning_rate", None)
     if of_learning_rate is not None:
