@@ -19,6 +19,9 @@ from transformers import (
 from hf_vlm.models.dvae.configuration_dvae import DVAEConfig
 from hf_vlm.models.dvae.image_processing_dvae import DVAEImageProcessor, DVAEImageProcessorPil
 from hf_vlm.models.dvae.modeling_dvae import DVAEModel
+from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
+from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
+from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.models.swin.configuration_swin import SwinTransformerConfig
 from hf_vlm.models.swin.image_processing_swin import SwinTransformerImageProcessor, SwinTransformerImageProcessorPil
 from hf_vlm.models.swin.modeling_swin import (
@@ -96,6 +99,11 @@ AutoModel.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalG
 AutoModelForImageTextToText.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalGeneration)
 AutoProcessor.register(TrOCREncoderDecoderConfig, TrOCREncoderDecoderProcessor)
 
+AutoConfig.register("hf_vlm_llava", LlavaVisionLanguageConfig)
+AutoModel.register(LlavaVisionLanguageConfig, LlavaVisionLanguageForConditionalGeneration)
+AutoModelForImageTextToText.register(LlavaVisionLanguageConfig, LlavaVisionLanguageForConditionalGeneration)
+AutoProcessor.register(LlavaVisionLanguageConfig, LlavaVisionLanguageProcessor)
+
 register_tasks()
 
 __all__ = [
@@ -106,6 +114,9 @@ __all__ = [
     "ImageCaptioningPipeline",
     "ImageToTextPipeline",
     "ImageTokenizationPipeline",
+    "LlavaVisionLanguageConfig",
+    "LlavaVisionLanguageForConditionalGeneration",
+    "LlavaVisionLanguageProcessor",
     "PageReader",
     "SwinTransformerBackbone",
     "SwinTransformerConfig",

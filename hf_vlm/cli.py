@@ -4,10 +4,11 @@ Each command imports what it needs when it runs, so that `hf-vlm --help` answers
 """
 
 import argparse
+import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,13 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure CER and WER on lines with known text, accuracy on pictures with labels, a tokenizer on pictures",
+        help="measure CER and WER on lines with known text, accuracy on pictures with labels, answers, a tokenizer on pictures",
     )
-    evaluate.add_argument("model", help="folder or Hub name, of a reader of lines, an image classifier or a tokenizer")
+    evaluate.add_argument("model", help="folder or Hub name, of a reader, an image classifier, a tokenizer or a LLaVA")
     evaluate.add_argument(
-        "data", nargs="+", help="folder or file of lines with `image` and `text`; folder of pictures with `label`"
+        "data",
+        nargs="+",
+        help="lines with `image` and `text`, pictures with `label`, or conversations, whose last answers are the references",
     )
     evaluate.add_argument("--split", help="split of the data, such as validation")
     evaluate.add_argument("--ignore-case", action="store_true", help="fold case before scoring")
@@ -140,13 +143,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate, list_name="data")
 
     audit = commands.add_parser(
-        "audit", help="tell whether lines can be learnt from: every fault with its file and row"
+        "audit", help="tell whether lines or conversations can be learnt from: every fault with its file and row"
     )
-    audit.add_argument("data", nargs="+", help="folder or file of lines with `image` and `text`")
+    audit.add_argument(
+        "data",
+        nargs="+",
+        help="folder or file of lines with `image` and `text`, or of conversations: `messages` and `images`, LLaVA's JSON",
+    )
     audit.add_argument("--split", action="append", help="split of the data, may be repeated; default: all usual ones")
     audit.add_argument(
-        "--model", help="whose tokenizer must write the texts; by default the model that comes with hf-vlm"
+        "--model",
+        help="whose tokenizer must write the texts; by default for lines the model that comes with hf-vlm, and none for "
+        "conversations, whose tokens are then not counted",
     )
+    audit.add_argument(
+        "--image-folder", metavar="FOLDER", help="of conversations: where their pictures are, default: beside the file"
+    )
+    audit.add_argument("--max-length", type=_positive, help="of conversations: the most tokens, for --model")
     audit.add_argument("--json", action="store_true", help="one JSON object a data set, with every fault")
     audit.set_defaults(command=_audit, list_name="data")
 
@@ -161,6 +174,42 @@ def _parser() -> argparse.ArgumentParser:
     extend.add_argument("--out", required=True, metavar="FOLDER", help="where to save the extended model")
     extend.add_argument("--json", action="store_true", help="one JSON object, with every character")
     extend.set_defaults(command=_extend_alphabet, list_name="data")
+
+    chat = commands.add_parser("chat", help="ask a model about pictures, in a conversation; answers stream")
+    chat.add_argument("model", help="folder or Hub name of a model of pictures and text, or of an adapter to one")
+    chat.add_argument(
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="files or URLs of pictures to show with the first question",
+    )
+    chat.add_argument(
+        "--question",
+        metavar="TEXT",
+        help="ask only this; without it lines are read, from a terminal (`/help` lists commands) or a pipe, one question each",
+    )
+    chat.add_argument(
+        "--system", metavar="TEXT", help="system text, where the model's chat template has a place for it"
+    )
+    chat.add_argument("--max-new-tokens", type=_positive, metavar="N", help="longest answer in tokens")
+    chat.add_argument(
+        "--temperature",
+        type=_not_negative,
+        metavar="T",
+        help="draw words at random, more evenly above 1; 0: the likeliest",
+    )
+    chat.add_argument("--json", action="store_true", help="one JSON object an answer, when it is whole")
+    chat.set_defaults(command=_chat, list_name="image")
+
+    merge = commands.add_parser(
+        "merge", help="add a LoRA adapter to its base's weights: one whole model, with processor"
+    )
+    merge.add_argument("adapter", nargs=1, metavar="ADAPTER", help="folder or Hub name of the adapter")
+    merge.add_argument("--out", required=True, metavar="FOLDER", help="where to save the merged model")
+    merge.add_argument("--base", help="folder or Hub name of the base; by default the one that the adapter names")
+    merge.set_defaults(command=_merge, list_name="adapter")
     return parser
 
 
@@ -168,6 +217,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"a number of at least 1 is wanted, got {number}")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of at least 0 is wanted, got {text}")
     return number
 
 
@@ -186,6 +242,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from hf_vlm.training.conversation_evaluation import evaluate_conversation_folders, is_visual_chat
     from hf_vlm.training.evaluation import evaluate_folders
     from hf_vlm.training.image_evaluation import evaluate_image_folders, is_image_classifier
     from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
@@ -193,8 +250,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     settings = {"split": options.split, "batch_size": options.batch_size}
     of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
     tokenizes = is_tokenizer(options.model)
-    if not tokenizes and not is_image_classifier(options.model):
-        results: Iterable[tuple[str, Any]] = evaluate_folders(options.model, options.data, **settings, **of_lines)
+    if is_visual_chat(options.model):
+        if options.ignore_case:
+            raise ValueError("`--ignore-case` is for lines; answers are compared without case. Leave it out.")
+        beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
+        results: Iterable[tuple[str, Any]] = evaluate_conversation_folders(
+            options.model, options.data, **settings, **beams
+        )
+    elif not tokenizes and not is_image_classifier(options.model):
+        results = evaluate_folders(options.model, options.data, **settings, **of_lines)
     elif any(of_lines.values()):
         raise ValueError("`--ignore-case` and `--num-beams` are for lines, got a model of pictures. Leave them out.")
     elif tokenizes:
@@ -210,27 +274,62 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from hf_vlm.data.audit import audit_lines
-    from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
-    from hf_vlm.parts.pictures import to_grayscale
-    from hf_vlm.parts.shipped_models import default_ocr_model
+    from hf_vlm.data.conversations import holds_conversations
 
-    processor = TrOCREncoderDecoderProcessor.from_pretrained(options.model or default_ocr_model())
+    holds = {path: holds_conversations(path) for path in options.data}
+    if options.image_folder is not None or options.max_length is not None:
+        if not any(holds.values()) and all(Path(path).exists() for path in options.data):
+            raise ValueError(
+                f"`--image-folder` and `--max-length` are for conversations, got {', '.join(options.data)} without `messages` "
+                "or `conversations`. Leave them out."
+            )
+    audit_of = {kind: (_conversation_audit if kind else _line_audit)(options) for kind in set(holds.values())}
     usable = True
     for path in options.data:
-        audit = audit_lines(
-            path,
-            options.split,
-            tokenizer=processor.tokenizer,
-            max_label_length=processor.max_label_length,
-            prepare=to_grayscale,
-        )
+        audit = audit_of[holds[path]](path)
         usable &= audit.is_usable
         if options.json:
             print(json.dumps({"data": path, **audit.to_dict()}, ensure_ascii=False), flush=True)
         else:
             print(f"{path}\n{audit}", flush=True)
     return int(not usable)
+
+
+def _line_audit(options: argparse.Namespace) -> Callable[[str], Any]:
+    """What audits lines as the options say."""
+    from hf_vlm.data.audit import audit_lines
+    from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+    from hf_vlm.parts.pictures import to_grayscale
+    from hf_vlm.parts.shipped_models import default_ocr_model
+
+    processor = TrOCREncoderDecoderProcessor.from_pretrained(options.model or default_ocr_model())
+    return lambda path: audit_lines(
+        path,
+        options.split,
+        tokenizer=processor.tokenizer,
+        max_label_length=processor.max_label_length,
+        prepare=to_grayscale,
+    )
+
+
+def _conversation_audit(options: argparse.Namespace) -> Callable[[str], Any]:
+    """What audits conversations as the options say."""
+    from hf_vlm.data.conversation_audit import audit_conversations
+
+    if options.max_length is not None and options.model is None:
+        raise ValueError("`--max-length` wants `--model FOLDER` to count tokens with, got none. Add it.")
+    processor = None
+    if options.model is not None:
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(options.model)
+        if not hasattr(processor, "encode_conversation"):
+            raise ValueError(
+                f"`--model` must be of a LLaVA for conversations, got {options.model}, whose processor is a "
+                f"{type(processor).__name__}. Name another, or leave it out."
+            )
+    settings = {"image_folder": options.image_folder, "processor": processor, "max_length": options.max_length}
+    return lambda path: audit_conversations(path, options.split, **settings)
 
 
 def _extend_alphabet(options: argparse.Namespace) -> int:
@@ -258,6 +357,95 @@ def _extend_alphabet(options: argparse.Namespace) -> int:
     if not report.is_complete:
         print("hf-vlm: some characters can't be written: the table tells which, and why.", file=sys.stderr)
     return int(not (is_saved or report.is_complete))
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from hf_vlm.pipelines.chat import ChatReply, ChatSession, converse, open_chat_picture
+
+    settings: dict[str, Any] = {}
+    if options.max_new_tokens is not None:
+        settings["max_new_tokens"] = options.max_new_tokens
+    if options.temperature is not None:
+        settings["do_sample"] = options.temperature > 0
+        if options.temperature > 0:
+            settings["temperature"] = options.temperature
+    pictures = [open_chat_picture(path) for path in options.image]  # what is wrong with them is told at once
+    session = ChatSession.from_pretrained(options.model, system=options.system, **settings)
+    if options.question is not None:
+        sources = [picture.source for picture in pictures]
+        return int(
+            not _print_answer(ChatReply(options.question, sources, session.ask(options.question, pictures)), options)
+        )
+    is_typed = sys.stdin.isatty()
+    if is_typed:
+        print("Ask. /help lists commands, Ctrl-C stops an answer, /quit or Ctrl-D ends.", file=sys.stderr)
+    all_went_well = True
+    for reply in converse(session, _typed_lines() if is_typed else sys.stdin, pictures):
+        if reply.error is not None:
+            all_went_well = False
+            print(f"hf-vlm: {reply.error}", file=sys.stderr)
+        elif reply.notice is not None:
+            print(reply.notice, file=sys.stderr)
+        else:
+            all_went_well &= _print_answer(reply, options, can_stop=is_typed)
+    return int(not (all_went_well or is_typed))
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines of a terminal, as they are typed, until Ctrl-D."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives `input` editing and history, where the system has it)
+    while True:
+        try:
+            yield input("> " if sys.stdout.isatty() else "")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print("\n/quit or Ctrl-D ends the chat.", file=sys.stderr)
+
+
+def _print_answer(reply: Any, options: argparse.Namespace, can_stop: bool = False) -> bool:
+    """Prints an answer as it comes, or as JSON; tells whether it came.
+
+    Args:
+        reply: a `ChatReply` with a question.
+        can_stop: whether Ctrl-C ends the answer, and not the command.
+    """
+    answer = ""
+    try:
+        with contextlib.closing(reply.pieces) as pieces:
+            for piece in pieces:
+                answer += piece
+                if not options.json:
+                    print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        if not can_stop:
+            raise
+    except (ValueError, OSError, RuntimeError) as error:
+        if options.traceback:
+            raise
+        print(f"{'' if options.json or not answer else chr(10)}hf-vlm: {error}", file=sys.stderr)
+        return False
+    if options.json:
+        print(
+            json.dumps({"question": reply.question, "images": reply.images, "answer": answer}, ensure_ascii=False),
+            flush=True,
+        )
+    else:
+        print(flush=True)
+    if not answer:
+        print("hf-vlm: no word came; the question is not part of the conversation.", file=sys.stderr)
+    return True
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from hf_vlm.training.lora import merge_adapter
+
+    if len(options.adapter) > 1:
+        raise ValueError(f"`merge` wants one adapter, got {len(options.adapter)}. Merge them one by one.")
+    merge_adapter(options.adapter[0], options.out, options.base)
+    print(f"Merged model saved in {options.out}")
+    return 0
 
 
 def _as_training_data(paths: Sequence[str]) -> str:

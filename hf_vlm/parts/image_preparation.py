@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
@@ -95,3 +96,79 @@ def _luma(image: Any) -> Any:
         return luma.to(image.dtype) if image.is_floating_point() else luma.round().to(image.dtype)
     luma = (image.astype(np.float32) * np.array(_LUMA_WEIGHTS, np.float32)[:, None, None]).sum(axis=0, keepdims=True)
     return luma.astype(image.dtype) if np.issubdtype(image.dtype, np.floating) else np.rint(luma).astype(image.dtype)
+
+
+def without_timm(image_processor: Any) -> Any:
+    """Transformers' wrapper of timm's pre-processing as an image processor of the usual settings; any other as it is."""
+    settings = getattr(image_processor, "data_config", None)
+    if settings is None:
+        return image_processor
+    return ViTImageProcessor(
+        size=dict(zip(("height", "width"), settings["input_size"][-2:], strict=True)),
+        resample=PILImageResampling[settings["interpolation"].upper()],
+        image_mean=list(settings["mean"]),
+        image_std=list(settings["std"]),
+    )
+
+
+def picture_size(image_processor: Any) -> tuple[int, int] | None:
+    """(height, width) in pixels of what an image processor makes of any picture; None if that depends on the picture."""
+    sizes = set()
+    for size in ((48, 80), (80, 48)):
+        try:
+            pixels = image_processor(Image.new("RGB", size), return_tensors="pt")["pixel_values"]
+        except (ValueError, RuntimeError):
+            return None
+        sizes.add(tuple(pixels.shape[-2:]))
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def fix_picture_size(
+    image_processor: Any, size: tuple[int, int] | None, *, otherwise: tuple[int, int], keep_all: bool
+) -> Any:
+    """An image processor whose pictures all come out in one size; it is changed itself where it need not be replaced.
+
+    Args:
+        size: (height, width) in pixels; None keeps the processor's own.
+        otherwise: the size where it has none of its own.
+        keep_all: whether squares are to come out whole, where it would cut off a margin.
+
+    Raises:
+        ValueError: if it can't be made to.
+    """
+    image_processor = without_timm(image_processor)
+    own = picture_size(image_processor)
+    wanted = size or own or otherwise
+    scaled = {"height": wanted[0], "width": wanted[1]}
+    if keep_all and wanted[0] == wanted[1] and getattr(image_processor, "do_center_crop", False):
+        image_processor.size = {"shortest_edge": wanted[0]}
+        image_processor.crop_size = scaled
+    elif own != wanted:
+        if getattr(image_processor, "do_center_crop", False):
+            image_processor.size = {"shortest_edge": max(wanted)}
+            image_processor.crop_size = scaled
+        elif "shortest_edge" in dict(getattr(image_processor, "size", None) or {}) and wanted[0] == wanted[1]:
+            image_processor.size = {"shortest_edge": wanted[0]}
+    if picture_size(image_processor) != wanted:
+        image_processor.size = scaled
+    if keep_all and wanted[0] == wanted[1] and _cuts_margin(image_processor):  # ConvNeXT's does without saying so
+        kept = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        settings = {name: getattr(image_processor, name) for name in kept if hasattr(image_processor, name)}
+        image_processor = ViTImageProcessor(size=scaled, **settings)
+    if picture_size(image_processor) != wanted:
+        raise ValueError(
+            f"The image processor must make pictures of {wanted[0]} x {wanted[1]} pixels, got "
+            f"`{type(image_processor).__name__}`, which makes {picture_size(image_processor) or 'them of any size'}. Pass an "
+            "image processor that does, such as a `ViTImageProcessor`, as `vision`."
+        )
+    return image_processor
+
+
+def _cuts_margin(image_processor: Any) -> bool:
+    """Whether an image processor leaves out the edges of a square: the ends of a ramp from black to white are then gone."""
+    ramp = np.tile(np.linspace(0, 255, 512).round().astype(np.uint8), (512, 1))
+    pictures = [Image.fromarray(ramp), Image.new("L", (512, 512), 0), Image.new("L", (512, 512), 255)]
+    pixels = image_processor([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
+    across, black, white = pixels[:, 0, pixels.shape[2] // 2]  # one row of one channel
+    first = (across[0] - black[0]) / (white[0] - black[0])
+    return bool(first > 1 / pixels.shape[3] + 0.005)  # half a pixel's width, were it whole

@@ -36,6 +36,15 @@ class HubModel(PreTrainedModel):
     resizable: tuple[str, ...] = ("image_size",)
 
     @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: what `_init_weights` sets, here and in every part, leaves loaded tensors as they are.
+
+        transformers then asks it for modules without tensors of their own too, where parts such as FalconH1 fill the buffers
+        of their layers, which no file holds.
+        """
+        return False
+
+    @classmethod
     def foreign_config(cls, config: dict) -> PreTrainedConfig | None:
         """Our config for a foreign `config.json`, or None where the layout is not known.
 

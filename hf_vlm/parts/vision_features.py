@@ -10,6 +10,7 @@ arithmetic (`describe_vision_model`); nothing is decided by the spelling of a na
 import inspect
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,7 +46,12 @@ class VisionDescription:
     @property
     def num_tokens(self) -> int:
         """All tokens of a picture, prefix included."""
-        return self.num_prefix_tokens + self.grid[0] * self.grid[1]
+        return self.num_prefix_tokens + self.num_patches
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of a picture without the prefix."""
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass
@@ -89,6 +95,16 @@ def describe_vision_model(
     return _described(config.to_json_string(use_diff=False), type(config), size, layer)  # type: ignore[arg-type]
 
 
+def usual_feature_layer(config: PreTrainedConfig, image_size: tuple[int, int] | None = None) -> int:
+    """LLaVA's choice of layer, the one before the last, where that is laid out as the last; the last output elsewhere."""
+    last = describe_vision_model(config, image_size)
+    try:
+        before = describe_vision_model(config, image_size, -2)
+    except ValueError:
+        return -1
+    return -2 if before == last else -1
+
+
 def show_every_patch(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, told to hide no patch: ViT-MAE leaves most of them out, as its pre-training wants."""
     model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
@@ -119,9 +135,11 @@ def _described(
                 "vision model or picture size."
             ) from error
     if layer != -1:
-        features = _feature_map(model, outputs, layer)
-        return VisionDescription(features.shape[1], (features.shape[2], features.shape[3]), 0, size)
-    tokens = _tokens(model, outputs)
+        tokens, map_grid = _earlier_output(model, outputs, layer)
+        if map_grid is not None:
+            return VisionDescription(tokens.shape[2], map_grid, 0, size)
+    else:
+        tokens = _tokens(model, outputs)
     grid = _grid(model, config, outputs, tokens.shape[1], size)
     num_prefix = tokens.shape[1] - grid[0] * grid[1]
     if not 0 <= num_prefix <= _LARGEST_PREFIX:
@@ -176,21 +194,31 @@ def _tokens(model: nn.Module, outputs: Any) -> torch.Tensor:
     return hidden.flatten(2).transpose(1, 2)
 
 
-def _feature_map(model: nn.Module, outputs: Any, layer: int) -> torch.Tensor:
-    """An earlier output of a convolutional model, float (batch, channels, rows, columns)."""
-    hidden_states = getattr(outputs, "hidden_states", None) or ()
-    if not -len(hidden_states) <= layer < len(hidden_states):
+def _earlier_output(model: nn.Module, outputs: Any, layer: int) -> tuple[torch.Tensor, tuple[int, int] | None]:
+    """One of a model's hidden states, float (batch, tokens, hidden_size), and its grid where it is a map without a prefix.
+
+    Tokens that come without a grid are laid out as the last output's, prefix included.
+    """
+    states = getattr(outputs, "hidden_states", None) or ()
+    if not -len(states) <= layer < len(states):
         raise ValueError(
-            f"A layer of `{type(model).__name__}` must be one of its {len(hidden_states)} hidden states, got {layer}. "
-            "Count from -1, the last, backwards."
+            f"A layer of `{type(model).__name__}` must be one of its {len(states)} hidden states, got {layer}. "
+            "Count from -1, the last, backwards; -1 is right for every model."
         )
-    features = hidden_states[layer]
-    if features.dim() != 4:
+    reshaped = getattr(outputs, "reshaped_hidden_states", None)
+    features = reshaped[layer] if reshaped and len(reshaped) == len(states) else states[layer]
+    if features.dim() == 4:
+        if features is not states[layer] and features.shape[1] != states[layer].shape[-1]:  # Hiera's are channels last
+            features = features.movedim(-1, 1)
+        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+    last = getattr(outputs, "last_hidden_state", None)
+    if last is None or last.dim() != 3 or features.shape[1] != last.shape[1]:
         raise ValueError(
-            f"An earlier layer is read of models with feature maps, got `{type(model).__name__}`, whose hidden states are "
-            f"{tuple(features.shape)}. Use layer -1."
+            f"An earlier layer is read where it is a map or has as many tokens as the last, got `{type(model).__name__}`, "
+            f"whose hidden state {layer} is {tuple(features.shape)}. Use layer -1."
         )
-    return features
+    num_detection_tokens = getattr(model.config, "num_detection_tokens", 0)
+    return features[:, : features.shape[1] - num_detection_tokens], None
 
 
 def _grid(
@@ -240,17 +268,18 @@ def vision_features(
             tokens are marked, so that a decoder leaves them out.
         interpolate_pos_encoding: resample position embeddings to pictures of another size than the configured one, which
             most models refuse otherwise.
-        layer: -1 for the model's last output; of a convolutional model also -2 for the feature map before it, and so on.
+        layer: -1 for the model's last output, as its own heads read it; any other number is an index into its
+            `hidden_states`: -2 for the layer before the last (LLaVA's choice for CLIP), `num_hidden_layers` for the last one
+            before the final norm; of a convolutional model its feature maps.
     """
     if layer != -1:
-        if pixel_mask is not None or interpolate_pos_encoding:
+        if pixel_mask is not None:
             raise ValueError(
-                f"An earlier layer is read of whole pictures by a convolutional model, got layer {layer} with a `pixel_mask` "
-                "or `interpolate_pos_encoding`. Leave these out."
+                f"An earlier layer is read of whole pictures, got layer {layer} with a `pixel_mask`. Leave it out."
             )
-        kwargs.update(_extra_arguments(model, pixel_values, interpolate_pos_encoding=False))
+        kwargs.update(_extra_arguments(model, pixel_values, interpolate_pos_encoding=interpolate_pos_encoding))
         outputs = model(pixel_values, output_hidden_states=True, **kwargs)
-        return VisionFeatures(_feature_map(model, outputs, layer).flatten(2).transpose(1, 2), None)
+        return VisionFeatures(_earlier_output(model, outputs, layer)[0], None)
     takes_mask = "pixel_mask" in _accepted_arguments(model)
     if takes_mask:
         kwargs["pixel_mask"] = pixel_mask
@@ -265,6 +294,20 @@ def vision_features(
     patches = F.adaptive_max_pool2d(pixel_mask[:, None].float(), layout.grid).flatten(1) > 0  # (batch, rows * columns)
     prefix = patches.new_ones(len(patches), layout.num_prefix_tokens)
     return VisionFeatures(tokens, torch.cat([prefix, patches], dim=1))
+
+
+def select_tokens(features: torch.Tensor, num_prefix_tokens: int, strategy: str) -> torch.Tensor:
+    """The tokens that a language model is shown: "default" the patches alone, "full" the prefix too.
+
+    Args:
+        features: float (batch, tokens, hidden_size), the prefix first.
+    """
+    return features[:, num_prefix_tokens:] if strategy == "default" else features
+
+
+def num_selected_tokens(description: VisionDescription, strategy: str) -> int:
+    """How many tokens `select_tokens` leaves of a picture: what a processor puts in, and a model fills."""
+    return description.num_patches if strategy == "default" else description.num_tokens
 
 
 def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, list[str]]]:
@@ -288,6 +331,16 @@ def load_vision_model(vision: str | PreTrainedModel, **kwargs: Any) -> tuple[Pre
     read_config(vision)  # says what is wrong where there is none
     with naming_faults(vision):
         return _load_vision_model(vision, **kwargs)
+
+
+def read_vision_config(vision: str | os.PathLike | PreTrainedModel) -> PreTrainedConfig:
+    """The config of what `load_vision_model` would load, without its weights."""
+    if isinstance(vision, PreTrainedModel):
+        return _tower(vision).config
+    read_config(vision)  # says what is wrong where there is none
+    config = AutoConfig.from_pretrained(vision)
+    tower_config = getattr(config, "vision_config", None)
+    return tower_config if isinstance(tower_config, PreTrainedConfig) else config
 
 
 def _load_vision_model(vision: str, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, list[str]]]:

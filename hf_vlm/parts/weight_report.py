@@ -6,12 +6,14 @@ made of.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 REPORT_FILE = "weight_report.json"
 
@@ -157,6 +159,14 @@ def describe_part(
         dropped=dict(dropped or {}),
         sha256=hash_weights(own),
     )
+
+
+def source_name(part: str | os.PathLike | PreTrainedModel) -> str:
+    """What a report may publish: a Hub name as it is, of a folder on this machine its last part only."""
+    name = part.name_or_path if isinstance(part, PreTrainedModel) else str(part)
+    if not name:
+        return f"{type(part).__name__} instance"
+    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:

@@ -1,5 +1,6 @@
 """`hf-vlm train --dry-run`: what a run would do, shown on its first batch."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import Trainer
 
+from hf_vlm.training.conversation_trainer import ConversationTrainer
 from hf_vlm.training.line_trainer import LineTrainer, check_gradients
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
 
 MEBIBYTE = 2**20
 MAX_LISTED = 16
+MAX_SHOWN_SAMPLES = 2
 
 
 def dry_run(recipe: Recipe) -> str:
@@ -21,12 +24,14 @@ def dry_run(recipe: Recipe) -> str:
 
     Loads and checks everything as `train` does, runs the first batch forward and backward once (so that a part without
     a gradient shows up now), changes no weight, and writes the batch's pictures, as the model sees them, with their
-    labels in words to `dry_run.png` in `training.output_dir`.
+    labels in words to `dry_run.png` in `training.output_dir`. Of conversations it shows which words are learnt.
 
     Raises:
         ValueError: as `hf_vlm.training.tasks.train`.
     """
     trainer = build_trainer(recipe)
+    if isinstance(trainer, ConversationTrainer):
+        return _conversation_report(trainer)
     is_reader = isinstance(trainer, LineTrainer)
     batch = next(iter(trainer.get_train_dataloader()))
     texts = _decoded_labels(trainer, batch["labels"]) if is_reader else _class_labels(trainer, batch)
@@ -37,8 +42,7 @@ def dry_run(recipe: Recipe) -> str:
     if is_reader:  # the layers below a new head, which is zero, rightly have no gradient yet
         check_gradients(trainer.model)
 
-    args = trainer.args
-    items = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    args, items = trainer.args, _items_per_step(trainer)
     unit = "lines" if is_reader else "pictures"
     lines = [
         f"{args.max_steps} steps of {items} {unit}; first loss {loss:.3f}{' nats a token' if is_reader else ''}, "
@@ -54,6 +58,39 @@ def dry_run(recipe: Recipe) -> str:
     for name, rows in _evaluation_sets(trainer):
         lines.append(f"validation set {name}: {rows} {unit}")
     return "\n".join(lines)
+
+
+def _conversation_report(trainer: ConversationTrainer) -> str:
+    """The report of a run on conversations: instead of a picture of the batch, what is learnt of its first samples."""
+    batch = next(iter(trainer.get_train_dataloader()))
+    sources = batch.pop("sources", [])
+    loss, activation_bytes = _one_pass(trainer, batch)
+    trainer.check_gradients(trainer.model)
+    args, learnt = trainer.args, int((batch["labels"] >= 0).sum())
+    rows = "rows of packed conversations" if "position_ids" in batch else "conversations"
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
+    lines = [
+        f"{args.max_steps} steps of {_items_per_step(trainer)} {rows}; first loss {loss:.3f} nats a token, "
+        f"output in {args.output_dir}",
+        "",
+        *_part_table(trainer.model),
+        "",
+        *_memory_table(trainer.model, activation_bytes),
+        "",
+        f"first batch: {shapes}; {learnt} of {batch['labels'].numel()} tokens are learnt",
+    ]
+    schedule: Any = trainer.train_dataset
+    for sample in schedule[0][:MAX_SHOWN_SAMPLES]:
+        shown = trainer.processing_class.show_labels(sample, in_colour=sys.stdout.isatty())
+        lines += ["", f"what is learnt of {sample['source']}:", shown.rstrip("\n")]
+    lines += ["", f"{len(sources)} conversations in the batch"]
+    lines += [f"validation set {name}: {rows} items" for name, rows in _evaluation_sets(trainer)]
+    return "\n".join(lines)
+
+
+def _items_per_step(trainer: Trainer) -> int:
+    args = trainer.args
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def draw_batch(pixel_values: torch.Tensor, texts: Sequence[str]) -> Image.Image:

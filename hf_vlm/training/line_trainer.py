@@ -1,10 +1,12 @@
 """`Seq2SeqTrainer` for text lines: CER and WER against the true texts, for one validation set or several by name."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import (
     EvalPrediction,
@@ -109,9 +111,14 @@ class LineTrainer(Seq2SeqTrainer):
 
 
 class GradientCheck(TrainerCallback):
-    """Stops the run at its first update if a part that is asked to train got no gradient."""
+    """Stops the run at its first update if a part that is asked to train got no gradient.
 
-    def __init__(self) -> None:
+    Args:
+        check: raises ValueError for such a model; `check_gradients` by default.
+    """
+
+    def __init__(self, check: Callable[[torch.nn.Module], None] | None = None) -> None:
+        self._check = check or check_gradients
         self._done = False
 
     def on_pre_optimizer_step(
@@ -124,20 +131,22 @@ class GradientCheck(TrainerCallback):
     ) -> None:
         """Checks once, before the first update of this process."""
         if not self._done and model is not None and not args.deepspeed:  # ZeRO keeps gradients to itself
-            check_gradients(model)
+            self._check(model)
             self._done = True
 
 
 def check_gradients(model: torch.nn.Module) -> None:
     """Checks after a backward pass that every part asked to train got a gradient.
 
-    A part is a module two levels down (`encoder.vision_model`, `decoder.model`): single tensors may rightly stay
-    without one, such as a mask token that only pre-training uses.
+    A part is a module two levels down (`encoder.vision_model`, `decoder.model`), of the model that adapters are in where
+    there are some: single tensors may rightly stay without one, such as a mask token that only pre-training uses.
 
     Raises:
         ValueError: if all tensors of a part that require a gradient have none, or only zeros.
     """
     reached: dict[str, bool] = {}
+    if isinstance(model, PeftModel):
+        model = model.get_base_model()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = ".".join(name.split(".")[:2])

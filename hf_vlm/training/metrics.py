@@ -1,4 +1,4 @@
-"""Error rates and accuracies of read text, and of classes; one definition for training, evaluation and reports.
+"""Error rates and accuracies of read text, of answers and of classes; one definition for training, evaluation and reports.
 
 The error rates are corpus rates: the edits of all lines, divided by the length of all references. A mean of rates per line would
 let a one-word line weigh as much as a long one. A rate above 1 is possible: inserted text counts as well.
@@ -78,6 +78,45 @@ def word_f1(references: Sequence[str], predictions: Sequence[str], *, case_sensi
     return 2 * matched / (wanted + read)
 
 
+def exact_match(references: Sequence[str], answers: Sequence[str]) -> float:
+    """Share of answers that are the reference, but for case, outer space and one full stop at the end; in [0, 1].
+
+    For short answers: a name, a number, yes or no. Nothing else is forgiven: articles and synonyms count as wrong.
+
+    Args:
+        references: the true answers.
+        answers: what was answered, in the same order.
+
+    Raises:
+        ValueError: if the two differ in number, or if no reference holds a character.
+    """
+    sides = [
+        [text.removesuffix(".").rstrip() for text in texts]
+        for texts in _normalise(references, answers, case_sensitive=False)
+    ]
+    return sum(one == other for one, other in zip(*sides, strict=True)) / len(sides[0])
+
+
+def chrf(references: Sequence[str], answers: Sequence[str]) -> float:
+    """Overlap of character n-grams of all answers with those of the references, from 0 to 100 for the same text.
+
+    For answers of some words, such as captions, where `exact_match` says too little. A corpus score: n-grams are counted
+    over all answers. Case counts, spaces don't.
+
+    Arguments are those of `exact_match`.
+
+    Raises:
+        ValueError: if the two differ in number, or if no reference holds a character.
+        ImportError: if sacrebleu is missing.
+
+    Source: chrF2 (Popovic 2015, https://aclanthology.org/W15-3049), n-grams of 1 to 6, recall counted twice as much as
+        precision, as sacrebleu defines it (Post 2018, https://arxiv.org/abs/1804.08771).
+    """
+    sacrebleu_metrics = require_sacrebleu_metrics()
+    references, answers = _normalise(references, answers, case_sensitive=True)
+    return sacrebleu_metrics.CHRF().corpus_score(answers, [references]).score
+
+
 def top_k_accuracy(labels: np.ndarray, ranked: np.ndarray, k: int) -> float:
     """Share of pictures whose class is among the k likeliest; in [0, 1].
 
@@ -109,6 +148,19 @@ def require_jiwer() -> ModuleType:
     except ImportError as error:
         raise ImportError("CER and WER need the package jiwer, got none. Run `pip install 'hf-vlm[ocr]'`.") from error
     return jiwer
+
+
+def require_sacrebleu_metrics() -> ModuleType:
+    """The module sacrebleu.metrics, which counts the n-grams.
+
+    Raises:
+        ImportError: if sacrebleu is missing; the message names the extra that brings it.
+    """
+    try:
+        from sacrebleu import metrics
+    except ImportError as error:
+        raise ImportError("chrF needs the package sacrebleu, got none. Run `pip install 'hf-vlm[metrics]'`.") from error
+    return metrics
 
 
 def _normalise(

@@ -1,5 +1,6 @@
 """Which parameters decay, and how fast each layer learns."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -43,6 +44,29 @@ def parameter_groups(
                 "lr": learning_rate * layer_decay ** (num_layers + 1 - depth),
                 "weight_decay": weight_decay if name in decayed else 0.0,
             }
+        groups[key]["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def part_groups(
+    model: nn.Module, parts: Mapping[str, str], rates: Mapping[str, float], *, learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups by part: `params`, `lr` and `weight_decay`, as of `parameter_groups`; the highest rate first.
+
+    Args:
+        parts: part -> the path of its module.
+        rates: learning rate by part, where it is not `learning_rate`.
+    """
+    decayed = _decayed_names(model)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = next((part for part, path in parts.items() if f".{path}." in f".{name}"), None)
+        rate = rates.get(part, learning_rate) if part is not None else learning_rate
+        key = (-rate, name not in decayed)
+        if key not in groups:
+            groups[key] = {"params": [], "lr": rate, "weight_decay": weight_decay if name in decayed else 0.0}
         groups[key]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from transformers import Trainer
 
-from hf_vlm.training import image_classification, image_tokenization, trocr
+from hf_vlm.training import image_classification, image_tokenization, llava, trocr
 from hf_vlm.training.image_recipe import ImageRecipe
+from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
 from hf_vlm.training.recipe_files import listed, read_sections
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
-    task: recipe for recipe in (TrOCRRecipe, ImageRecipe, TokenizerRecipe) for task in recipe.tasks
+    task: recipe for recipe in (TrOCRRecipe, ImageRecipe, TokenizerRecipe, LlavaRecipe) for task in recipe.tasks
 }
 
 
@@ -40,6 +41,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
         return image_classification.build_trainer(recipe)
     if isinstance(recipe, TokenizerRecipe):
         return image_tokenization.build_trainer(recipe)
+    if isinstance(recipe, LlavaRecipe):
+        return llava.build_trainer(recipe)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.build_trainer(recipe)
 
@@ -58,5 +61,7 @@ def train(recipe: Recipe, resume: bool = True) -> Trainer:
         return image_classification.train(recipe, resume)
     if isinstance(recipe, TokenizerRecipe):
         return image_tokenization.train(recipe, resume)
+    if isinstance(recipe, LlavaRecipe):
+        return llava.train(recipe, resume)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.train(recipe, resume)

@@ -33,7 +33,7 @@ from transformers import (
 from ...parts.checkpoint_files import naming_faults, read_config, read_weights
 from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_config, map_text_weights
 from ...parts.vision_features import describe_vision_model, load_vision_model, needed_weights
-from ...parts.weight_report import WeightReport, describe_part
+from ...parts.weight_report import WeightReport, describe_part, source_name
 from .configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
 from .processing_trocr import load_tokenizer
 
@@ -194,8 +194,8 @@ def load_parts(
         "max_new_tokens": min(max_new_tokens, limit - 1) if limit else max_new_tokens,
         "num_beams": num_beams,
     }
-    sources["source"] = _name(text)
-    return TrOCRParts(config, generation, vision_model, vision_report, _name(vision), decoder_weights, sources)
+    sources["source"] = source_name(text)
+    return TrOCRParts(config, generation, vision_model, vision_report, source_name(vision), decoder_weights, sources)
 
 
 def cross_attending_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -260,7 +260,7 @@ def _kept_decoder(
     missing = set(info["missing_keys"])
     if needed := _needed(missing, decoder):
         raise ValueError(
-            f"Every weight of the text model but cross-attention must come from {_name(text)}, got none for "
+            f"Every weight of the text model but cross-attention must come from {source_name(text)}, got none for "
             f"`{needed[0]}`. Check that the folder holds a complete checkpoint."
         )
     weights = {name: tensor for name, tensor in decoder.state_dict().items() if name not in missing}
@@ -305,11 +305,3 @@ def _check_vocabulary(num_tokens: int, vocab_size: int) -> None:
             f"The tokenizer must have at most the text model's {vocab_size} tokens, got {num_tokens}. Take the tokenizer of "
             "that model, or make room with `resize_token_embeddings` first."
         )
-
-
-def _name(part: str | os.PathLike | PreTrainedModel) -> str:
-    """What a report may publish: a Hub name as it is, of a folder on this machine its last part only."""
-    name = part.name_or_path if isinstance(part, PreTrainedModel) else str(part)
-    if not name:
-        return f"{type(part).__name__} instance"
-    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name

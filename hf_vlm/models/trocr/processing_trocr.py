@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ViTImageProcessor
-from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessorMixin
 
 from ...blocks.token_loss import IGNORE_INDEX
+from ...parts.checkpoint_files import said_by
+from ...parts.image_preparation import without_timm
 from ...parts.pictures import to_rgb
 
 
@@ -79,7 +80,7 @@ class TrOCREncoderDecoderProcessor(ProcessorMixin):
         except Exception as error:  # whatever a file with other content makes its loader raise
             raise ValueError(
                 f"{pretrained_model_name_or_path} must hold a processor, `processor_config.json` and `tokenizer.json`, got "
-                f"{_said(error)}. Write them with the processor's `save_pretrained`."
+                f"{said_by(error)}. Write them with the processor's `save_pretrained`."
             ) from error
 
     def resize(self, image_size: int | tuple[int, int]) -> None:
@@ -187,7 +188,7 @@ def load_image_processor(name_or_folder: str | os.PathLike) -> Any:
         image_processor = AutoImageProcessor.from_pretrained(name_or_folder)
     except Exception as error:  # whatever a file with other content makes its loader raise
         raise ValueError(
-            f"{name_or_folder} must hold an image processor, `preprocessor_config.json`, got {_said(error)}. "
+            f"{name_or_folder} must hold an image processor, `preprocessor_config.json`, got {said_by(error)}. "
             "Check the name, copy the file there, or pass the image processor itself."
         ) from error
     return show_whole_lines(image_processor)
@@ -204,7 +205,7 @@ def load_tokenizer(name_or_folder: str | os.PathLike) -> PreTrainedTokenizerBase
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
     except Exception as error:  # whatever a file with other content makes its loader raise
         raise ValueError(
-            f"{name_or_folder} must hold a tokenizer's files, got {_said(error)}. Check the name, copy them there, or "
+            f"{name_or_folder} must hold a tokenizer's files, got {said_by(error)}. Check the name, copy them there, or "
             "pass the tokenizer itself."
         ) from error
     if len(tokenizer) == len(set(tokenizer.all_special_ids)):
@@ -236,12 +237,6 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             )
 
 
-def _said(error: Exception) -> str:
-    """An error of another library in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"none that loads ({type(error).__name__}: {lines[0] if lines else ''})"
-
-
 def show_whole_lines(image_processor: Any) -> Any:
     """An image processor of photographs, changed to squeeze the whole picture into what it would crop to.
 
@@ -250,14 +245,7 @@ def show_whole_lines(image_processor: Any) -> Any:
 
     Source: Li et al. 2023, section "Encoder", https://arxiv.org/abs/2109.10282
     """
-    timm_settings = getattr(image_processor, "data_config", None)  # transformers' wrapper of timm keeps its own names
-    if timm_settings is not None:
-        return ViTImageProcessor(
-            size=dict(zip(("height", "width"), timm_settings["input_size"][-2:], strict=True)),
-            resample=PILImageResampling[timm_settings["interpolation"].upper()],
-            image_mean=list(timm_settings["mean"]),
-            image_std=list(timm_settings["std"]),
-        )
+    image_processor = without_timm(image_processor)
     size = dict(getattr(image_processor, "size", None) or {})
     if getattr(image_processor, "do_center_crop", False):
         size = dict(image_processor.crop_size)

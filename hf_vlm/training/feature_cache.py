@@ -1,0 +1,89 @@
+"""What a frozen vision encoder sees in every picture of a data set, computed once and kept on disk."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from hf_vlm.data.conversations import Conversations
+from hf_vlm.parts.weight_report import hash_weights
+
+logger = logging.getLogger(__name__)
+
+_STATE = "features.json"
+_FEATURES = "features.npy"
+
+
+def cached_features(
+    model: Any, processor: Any, rows: Conversations, folder: str | Path, *, batch_size: int = 16
+) -> np.ndarray:
+    """Features of all pictures in the rows' order, float32 (pictures, image tokens, vision_hidden_size), mapped from disk.
+
+    What the folder has of the same encoder, pre-processing and rows is used; a run that was stopped goes on where it was.
+
+    Args:
+        model: gives `vision_features(pixel_values)`; moved nowhere.
+        processor: gives `prepare_images(pictures)`.
+        folder: of this data set alone.
+
+    Raises:
+        ValueError: if a picture can't be read, naming its row; those before it are kept.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    numbers = [rows.num_images(index) for index in range(len(rows))]
+    shape = (sum(numbers), config.num_image_tokens, config.vision_hidden_size)
+    key = {
+        "vision": hash_weights(model.vision_model.state_dict()),
+        "image_size": list(config.image_size),
+        "layer": config.vision_feature_layer,
+        "strategy": config.vision_feature_select_strategy,
+        "processor": hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest(),
+        "rows": hashlib.sha256("\n".join(map(str, rows.sources)).encode()).hexdigest(),
+        "shape": list(shape),
+    }
+    state_file, file = folder / _STATE, folder / _FEATURES
+    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else {}
+    done = state.get("rows_done", 0) if state.get("key") == key and file.is_file() else 0
+    if done < len(rows):
+        mode: Any = "r+" if done else "w+"
+        features = np.lib.format.open_memmap(file, mode=mode, dtype=np.float32, shape=None if done else shape)
+        at = sum(numbers[:done])
+        was_training = model.training
+        model.eval()
+        progress = tqdm(total=len(rows), initial=done, desc=f"Features in {folder}", leave=False)
+        for first in range(done, len(rows), batch_size):
+            pictures = [
+                picture
+                for index in range(first, min(first + batch_size, len(rows)))
+                if numbers[index]
+                for picture in rows.images(index)
+            ]
+            if pictures:
+                pixel_values = processor.prepare_images(pictures).to(model.device)
+                with torch.no_grad():
+                    seen = model.vision_features(pixel_values).float().cpu().numpy()
+                features[at : at + len(seen)] = seen
+                at += len(seen)
+            done = min(first + batch_size, len(rows))
+            progress.update(done - first)
+            if done == len(rows) or (first // batch_size) % 50 == 49:
+                features.flush()
+                _write(state_file, {"key": key, "rows_done": done})
+        progress.close()
+        model.train(was_training)
+        logger.info("Features of %d pictures in %s.", shape[0], folder)
+    return np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float32)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,62 @@
+"""A projector by itself: what the first phase learnt, in one light file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+PROJECTOR_FILE = "projector.safetensors"
+
+
+def save_projector(model: Any, folder: str | Path) -> Path:
+    """Write `projector.safetensors` of a LLaVA into a folder that exists, and give back its path."""
+    path = Path(folder) / PROJECTOR_FILE
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.projector.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "vision": model.config.vision_config.model_type,
+        "language": model.config.text_config.model_type,
+        "vision_feature_layer": str(model.config.vision_feature_layer),
+        "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
+    }
+    save_file(weights, path, metadata=metadata)
+    return path
+
+
+def load_projector(model: Any, path: str | Path) -> None:
+    """Put a saved projector into a model of the same parts.
+
+    Args:
+        path: the file, or the folder that has it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is of other parts, or damaged.
+    """
+    file = Path(path) / PROJECTOR_FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"A projector is wanted in `{path}`, got no file `{PROJECTOR_FILE}`. Name the file.")
+    try:
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata() or {}
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"`{file}` must be a whole safetensors file, got {error}. Copy it again.") from error
+    own = model.projector.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if shapes != wanted:
+        raise ValueError(
+            f"A projector of {wanted} is wanted, got {shapes} in `{file}`. Take the one that was trained with these parts and "
+            "this `num_linear_layers`."
+        )
+    layer = str(model.config.vision_feature_layer)
+    if metadata.get("vision_feature_layer", layer) != layer:
+        raise ValueError(
+            f"A projector reads the layer that it was trained on, got one of layer {metadata['vision_feature_layer']} in "
+            f"`{file}` for a model that shows layer {layer}. Set `vision_feature_layer` alike."
+        )
+    with torch.no_grad():
+        model.projector.load_state_dict(weights)
