@@ -399,6 +399,7 @@ def _typed_lines() -> Iterator[str]:
         try:
             yield input("> " if sys.stdout.isatty() else "")
         except EOFError:
+            print(file=sys.stderr)
             return
         except KeyboardInterrupt:
             print("\n/quit or Ctrl-D ends the chat.", file=sys.stderr)
@@ -412,19 +413,21 @@ def _print_answer(reply: Any, options: argparse.Namespace, can_stop: bool = Fals
         can_stop: whether Ctrl-C ends the answer, and not the command.
     """
     answer = ""
+    error: BaseException | None = None
     try:
         with contextlib.closing(reply.pieces) as pieces:
             for piece in pieces:
                 answer += piece
                 if not options.json:
                     print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        if not can_stop:
-            raise
-    except (ValueError, OSError, RuntimeError) as error:
-        if options.traceback:
-            raise
-        print(f"{'' if options.json or not answer else chr(10)}hf-vlm: {error}", file=sys.stderr)
+    except (KeyboardInterrupt, ValueError, OSError, RuntimeError) as raised:
+        error = raised
+    if error is not None and not (can_stop and isinstance(error, KeyboardInterrupt)):
+        if answer and not options.json:
+            print(flush=True)  # ends the line
+        if options.traceback or isinstance(error, KeyboardInterrupt):
+            raise error
+        print(f"hf-vlm: {error}", file=sys.stderr)
         return False
     if options.json:
         print(

@@ -235,21 +235,48 @@ LANGUAGE_FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     ),
+    "deepseek_v3": lambda: hub.DeepseekV3Config(
+        **_LLAMA | {"num_key_value_heads": 4},
+        moe_intermediate_size=16,
+        n_routed_experts=8,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+        first_k_dense_replace=1,
+    ),
     "mamba": lambda: hub.MambaConfig(**_MAMBA),
     "mamba2": lambda: hub.Mamba2Config(**_MAMBA, num_heads=8, head_dim=8, n_groups=1, chunk_size=8),
     "falcon_mamba": lambda: hub.FalconMambaConfig(**_MAMBA),
     "recurrent_gemma": lambda: hub.RecurrentGemmaConfig(
         **_LLAMA, head_dim=8, lru_width=32, attention_window_size=8, block_types=["recurrent", "attention"]
     ),
+    "falcon_h1": lambda: hub.FalconH1Config(
+        **_LLAMA, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8
+    ),
+    "qwen3_5_text": lambda: hub.Qwen3_5TextConfig(
+        **_LLAMA,
+        head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
     "lfm2": lambda: hub.Lfm2Config(**_LLAMA, layer_types=["conv", "full_attention"]),
 }
 
 
 class Refused(NamedTuple):
-    """A text model that can't be joined, and a word of the message that says why."""
+    """A text model that can't be joined, a word of the message that says why, and whether its config is enough to tell."""
 
     config: Callable[[], PreTrainedConfig]
     word: str
+    before_weights: bool = True
 
 
 _T5 = {"vocab_size": VOCAB_SIZE, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
@@ -273,7 +300,19 @@ REFUSED_FAMILIES: dict[str, Refused] = {
         lambda: hub.DistilBertConfig(**{"vocab_size": VOCAB_SIZE}, dim=32, n_layers=1, n_heads=4, hidden_dim=48),
         "causal language model",
     ),
-    "bert": Refused(lambda: hub.BertConfig(**_ONE_KIND_OF_HEADS), "is_decoder"),
+    "gemma3": Refused(
+        lambda: hub.Gemma3Config(text_config=dict(_GEMMA), vision_config=dict(_VIT)), "language model alone"
+    ),
+    "minimax": Refused(
+        lambda: hub.MiniMaxConfig(
+            **_LLAMA, head_dim=8, num_local_experts=2, layer_types=["linear_attention", "full_attention"]
+        ),
+        "a cache of its own",
+    ),
+    "bert": Refused(lambda: hub.BertConfig(**_ONE_KIND_OF_HEADS), "left to right", before_weights=False),
+    "roberta-as-decoder": Refused(
+        lambda: hub.RobertaConfig(**_ONE_KIND_OF_HEADS, is_decoder=True), "positions 0, 1, 2", before_weights=False
+    ),
 }
 
 # Models

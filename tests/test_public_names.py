@@ -24,6 +24,11 @@ CONTRACT = {
         "TrOCREncoderDecoderForConditionalGeneration",
         "TrOCREncoderDecoderProcessor",
     ],
+    "llava": [
+        "LlavaVisionLanguageConfig",
+        "LlavaVisionLanguageForConditionalGeneration",
+        "LlavaVisionLanguageProcessor",
+    ],
 }
 
 
@@ -73,6 +78,9 @@ def test_model_types_are_prefixed_by_their_folder():
         ("TrOCREncoderDecoderConfig", AutoModel, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoModelForImageTextToText, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoProcessor, "TrOCREncoderDecoderProcessor"),
+        ("LlavaVisionLanguageConfig", AutoModel, "LlavaVisionLanguageForConditionalGeneration"),
+        ("LlavaVisionLanguageConfig", AutoModelForImageTextToText, "LlavaVisionLanguageForConditionalGeneration"),
+        ("LlavaVisionLanguageConfig", AutoProcessor, "LlavaVisionLanguageProcessor"),
     ],
 )
 def test_auto_classes_serve_our_classes(config: str, auto_class: type, wanted: str):

@@ -1,7 +1,7 @@
 """A tiny LLaVA that has learnt to name the colours of pictures, saved as a folder, and pictures for it.
 
-It says `red blue` to pictures of these colours and `colours?`, `red` to `first?` later in the conversation, and `hi` to
-`hello`.
+It says `red blue` to `colours?` with two such pictures, then `green` with one more; `red` to `first?` in a conversation that
+began with one picture; and `hi` to `hello`, before all that. More than it was taught it can't be relied on for.
 """
 
 import random
@@ -18,7 +18,7 @@ from scripts.tiny_parts import END, PAD, START, VOCAB_SIZE, randomise, tiny_imag
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
 NUM_POSITIONS = 256  # tokens
-NUM_LESSONS = 96
+NUM_LESSONS = 400
 NUM_ROWS = 8  # a step
 
 
@@ -60,7 +60,7 @@ def tiny_chat_model() -> tuple[LlavaVisionLanguageForConditionalGeneration, Llav
     return model, processor
 
 
-def teach_colours(model: Any, processor: Any, num_steps: int = 240) -> float:
+def teach_colours(model: Any, processor: Any, num_steps: int = 280) -> float:
     """Trains on conversations of one to three exchanges; gives back the last loss, nats a token."""
     draw = random.Random(0)
     lessons = [_lesson(processor, draw) for _ in range(NUM_LESSONS)]
@@ -95,9 +95,12 @@ def _lesson(processor: Any, draw: random.Random) -> tuple[dict[str, list[int]], 
 
     if draw.random() < 0.2:
         exchange("hello", "hi")
-    for _ in range(draw.randint(1, 2)):
-        names = draw.choices(list(COLOURS), k=draw.randint(1, 2))
-        exchange([*[{"type": "image"}] * len(names), {"type": "text", "text": "colours?"}], " ".join(names))
+    names = draw.choices(list(COLOURS), k=draw.randint(1, 2))
+    exchange([*[{"type": "image"}] * len(names), {"type": "text", "text": "colours?"}], " ".join(names))
+    seen += names
+    if draw.random() < 0.5:
+        names = draw.choices(list(COLOURS), k=1)
+        exchange([{"type": "image"}, {"type": "text", "text": "colours?"}], names[0])
         seen += names
     if draw.random() < 0.5:
         exchange("first?", seen[0])

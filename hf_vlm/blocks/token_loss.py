@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -134,7 +132,7 @@ def chunked_token_cross_entropy(
         ValueError: if the shapes or `chunk_size` are wrong, or the head learns by a tensor outside `parameters`, which would
             silently get no gradient.
 
-    Source: the idea is the fused linear cross-entropy of Hsu et al. 2024 (Liger Kernel), section 3.2,
+    Source: the idea is the fused linear cross-entropy of Hsu et al. 2024 (Liger Kernel),
         https://arxiv.org/abs/2410.10989; here for any head, and without the tokens that carry no loss.
     """
     if hidden_states.ndim != 2 or labels.shape != hidden_states.shape[:1]:
@@ -161,6 +159,30 @@ def chunked_token_cross_entropy(
     return (total / num_items_in_batch).float()
 
 
+def inside_call(module: nn.Module, function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """What `function(*inputs)` gives, called where `module.forward` would be: between the hooks of one call of `module`.
+
+    Whatever splits a module's weights over processes (FSDP2, ZeRO-3) puts them together for one call, and all processes must call
+    as often. `function` uses `module.forward`, as often as it likes.
+    """
+    stored = module.__dict__.get("forward")  # where something replaced it already
+
+    def restore() -> None:
+        module.__dict__.pop("forward", None)
+        if stored is not None:
+            module.__dict__["forward"] = stored
+
+    def instead(*given: torch.Tensor) -> torch.Tensor:
+        restore()
+        return function(*given)
+
+    module.__dict__["forward"] = instead
+    try:
+        return module(*inputs)
+    finally:
+        restore()
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """The sum over all chunks of (places, labels): a sum, because in fp16 the gradients of a mean could round to 0."""
 
@@ -180,9 +202,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         learnt = [parameter for parameter, is_learnt in zip(parameters, of_parameters, strict=True) if is_learnt]
         hidden_gradient = torch.zeros_like(hidden_states) if of_hidden_states else None
         sums = [torch.zeros_like(tensor, dtype=_at_least_single(tensor)) for tensor in learnt]
-        if with_gradients:
-            # Autocast keeps its half-precision copy of a weight; one that was made without gradients leads to no weight.
-            torch.clear_autocast_cache()
 
         def loss_of(places: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             """The loss of one chunk; its gradients go where they are wanted, and all else ends with this call."""

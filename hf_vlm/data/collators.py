@@ -1,7 +1,8 @@
 """Examples in, a batch out: the processor is handed in, so that data never imports a model."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -57,10 +58,14 @@ class ConversationCollator:
     """Encoded conversations in, a batch out: padded rows, or one packed row.
 
     Args:
-        pad_token_id: what fills rows up.
-        is_packed: whether all conversations of a batch lie one behind the other in one row.
-        pad_to_multiple_of: of padded rows' length.
-        keep_sources: whether the rows' names come along, under `sources`.
+        pad_token_id: what fills padded rows up.
+        is_packed: whether all conversations of a batch lie one behind the other in one row, without padding.
+        padding_side: where padded rows are filled up.
+        pad_to_multiple_of: padded rows' length is one of its multiples; None for the longest conversation's.
+        keep_sources: whether the conversations' names come along, under `sources`.
+
+    Raises:
+        ValueError: if a packed row is to be padded, or `padding_side` is neither left nor right.
     """
 
     def __init__(
@@ -68,54 +73,73 @@ class ConversationCollator:
         pad_token_id: int,
         *,
         is_packed: bool,
+        padding_side: Literal["left", "right"] = "right",
         pad_to_multiple_of: int | None = None,
         keep_sources: bool = False,
     ) -> None:
-        self.pad_token_id, self.is_packed = pad_token_id, is_packed
+        if padding_side not in ("left", "right"):
+            raise ValueError(f'`padding_side` must be "left" or "right", got {padding_side!r}. Training takes "right".')
+        if pad_to_multiple_of is not None and (is_packed or pad_to_multiple_of < 1):
+            raise ValueError(
+                f"`pad_to_multiple_of` must be 1 or more, and is for padded rows only, got {pad_to_multiple_of} with "
+                f"`is_packed={is_packed}`. Leave it out."
+            )
+        self.pad_token_id, self.is_packed, self.padding_side = pad_token_id, is_packed, padding_side
         self.pad_to_multiple_of, self.keep_sources = pad_to_multiple_of, keep_sources
 
-    def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
+    def __call__(self, items: Sequence[Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         """The batch of these items, each an encoded conversation or a list of them.
 
-        Returns: `input_ids` and `labels`, int64 (rows, tokens); padded `attention_mask`, int64; packed `position_ids`, int64,
-            which start again at 0 with every conversation, whose first label carries no loss: the token before it is another
-            conversation's. `pixel_values` or `image_features` of all pictures in order, where there are some.
+        Returns: `input_ids` and `labels`, int64 (rows, tokens). Padded: `attention_mask`, int64 (rows, tokens); labels of
+            padding are -100. Packed: one row, and `position_ids`, int64 (1, tokens), which start again at 0 with every
+            conversation; its first label is -100, as it would be learnt from the conversation before. There is no mask: with
+            one, models would not look at the positions. Where there are pictures, `pixel_values`, float (pictures, channels,
+            height, width), or `image_features`, float (pictures, tokens, width), of all conversations in order.
 
         Raises:
             ValueError: if some conversations come with pixels and others with features.
         """
-        examples = [example for item in items for example in (item if isinstance(item, list) else [item])]
-        if self.is_packed:
-            labels = [example["labels"].clone() for example in examples]
-            for of_example in labels:
-                of_example[:1] = -100
-            batch: dict[str, Any] = {
-                "input_ids": torch.cat([example["input_ids"] for example in examples])[None],
-                "labels": torch.cat(labels)[None],
-                "position_ids": torch.cat([torch.arange(len(of_example)) for of_example in labels])[None],
-            }
-        else:
-            longest = max(len(example["input_ids"]) for example in examples)
-            if self.pad_to_multiple_of is not None:
-                longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-            batch = {
-                "input_ids": torch.full((len(examples), longest), self.pad_token_id),
-                "labels": torch.full((len(examples), longest), -100),
-                "attention_mask": torch.zeros(len(examples), longest, dtype=torch.int64),
-            }
-            for row, example in enumerate(examples):
-                length = len(example["input_ids"])
-                batch["input_ids"][row, :length] = example["input_ids"]
-                batch["labels"][row, :length] = example["labels"]
-                batch["attention_mask"][row, :length] = 1
-        kinds = [name for name in ("pixel_values", "image_features") if any(name in example for example in examples)]
-        if len(kinds) > 1:
-            names = ", ".join(str(example.get("source")) for example in examples)
+        examples = [example for item in items for example in ([item] if isinstance(item, Mapping) else item)]
+        batch = self._packed(examples) if self.is_packed else self._padded(examples)
+        with_kind = {
+            kind: [example for example in examples if kind in example] for kind in ("pixel_values", "image_features")
+        }
+        if all(with_kind.values()):
+            pixels, features = (", ".join(map(_source, of_kind)) for of_kind in with_kind.values())
             raise ValueError(
-                f"A batch's pictures must all be pixels or all features, got both in {names}. Keep features of all sets or none."
+                f"A batch's pictures must all be `pixel_values` or all `image_features`, got pixels of {pixels}, and features of "
+                f"{features}. Compute the features of all sets, or of none."
             )
-        for name in kinds:
-            batch[name] = torch.cat([example[name] for example in examples if name in example])
+        for kind, of_kind in with_kind.items():
+            if of_kind:
+                batch[kind] = torch.cat([example[kind] for example in of_kind])
         if self.keep_sources:
-            batch["sources"] = [str(example.get("source")) for example in examples]
+            batch["sources"] = [_source(example) for example in examples]
         return batch
+
+    def _packed(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        labels = torch.cat([example["labels"] for example in examples])  # a copy: the examples' own stay as they are
+        position_ids = torch.cat([torch.arange(len(example["input_ids"])) for example in examples])
+        labels[position_ids == 0] = -100
+        input_ids = torch.cat([example["input_ids"] for example in examples])
+        return {"input_ids": input_ids[None], "labels": labels[None], "position_ids": position_ids[None]}
+
+    def _padded(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        multiple = self.pad_to_multiple_of or 1
+        longest = math.ceil(max(len(example["input_ids"]) for example in examples) / multiple) * multiple
+        batch = {
+            "input_ids": torch.full((len(examples), longest), self.pad_token_id),
+            "labels": torch.full((len(examples), longest), -100),
+            "attention_mask": torch.zeros(len(examples), longest, dtype=torch.int64),
+        }
+        for row, example in enumerate(examples):
+            length = len(example["input_ids"])
+            real = slice(longest - length, longest) if self.padding_side == "left" else slice(length)
+            batch["input_ids"][row, real] = example["input_ids"]
+            batch["labels"][row, real] = example["labels"]
+            batch["attention_mask"][row, real] = 1
+        return batch
+
+
+def _source(example: Mapping[str, Any]) -> str:
+    return str(example.get("source", "a row without a source"))

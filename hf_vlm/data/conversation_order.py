@@ -1,15 +1,18 @@
-"""Which conversations come when, and which share a batch or a row: pure functions of (seed, epoch)."""
+"""Which conversations come when, and which share a batch or a row: pure functions of seed and epoch."""
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 Grouping = Literal["none", "length", "modality"]
 
-_MEGABATCH = 50  # batches that are sorted by length together, as in transformers' length-grouped sampling
-_OPEN_PACKS = 64  # that a conversation is tried in
+_NUM_SORTED_BATCHES = 50  # that are sorted by length together, as in transformers; fewer where rows are few
+_NUM_OPEN_PACKS = 64  # that a row is tried in: more fill packs no better
+_NUM_PACKED_TOGETHER = 256  # rows that are packed longest first: in no order, packs are 1 to 3 % less full
+_NUM_CACHED_EPOCHS = 2  # workers that read ahead are in two epochs at once
 
 
 def epoch_order(
@@ -21,48 +24,65 @@ def epoch_order(
     batch_size: int,
     num_processes: int = 1,
     grouping: Grouping = "none",
+    num_before: int = 0,
 ) -> np.ndarray:
-    """A permutation of the rows, int64 (rows,): every `batch_size * num_processes` in a row are one step's batch.
+    """A permutation of the rows, int64 (rows,), whose every `batch_size * num_processes` in a row are a batch of all processes.
+
+    Process p takes the p-th `batch_size` of them. Batches come in random order; in epoch 0 one with the longest row comes
+    first, so that what does not fit into memory fails at once.
 
     Args:
         lengths: int (rows,), tokens.
         has_image: bool (rows,).
-        grouping: "none" at random; "length" batches of like length in random order; "modality" batches all with pictures or
-            all without, but for one of what is left over, of like length within.
+        seed, epoch: decide, with the other arguments, everything.
+        batch_size: rows, of one process.
+        grouping: "none" is random. "length": rows of a batch are of like length, and its processes get equal shares of the
+            longer ones. "modality": besides, all rows of a batch have pictures or none has, but for one batch an epoch of what
+            is left over.
+        num_before: rows that came before this epoch's, where epochs lie one behind the other. If they leave a batch begun,
+            this epoch's first rows fill it up, and the batches after it are grouped.
 
-    Source: Liu et al. 2023b (LLaVA-1.5), section 3.3, https://arxiv.org/abs/2310.03744
+    Raises:
+        ValueError: if there is no such grouping, or batches would hold no rows.
+
+    Source: Liu et al. 2023b (LLaVA-1.5), https://arxiv.org/abs/2310.03744, whose batches are of one modality.
+        Different: rows left over lie in one batch, and none is lost or repeated.
     """
+    if grouping not in ("none", "length", "modality"):
+        raise ValueError(f'`grouping` must be "none", "length" or "modality", got {grouping!r}. Choose one of them.')
+    size = batch_size * num_processes
+    if size < 1:
+        raise ValueError(f"`batch_size` and `num_processes` must be 1 or more, got {batch_size} and {num_processes}.")
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
     if grouping == "none":
         return order
-    size = batch_size * num_processes
-    if grouping == "length":
-        batches, rest = _like_lengths(order, lengths, size)
-    else:
-        with_images, without = order[has_image[order]], order[~has_image[order]]
-        batches, rest = [], []
-        for of_kind in (with_images, without):
-            kind_batches, kind_rest = _like_lengths(of_kind, lengths, size)
-            batches += kind_batches
-            rest += kind_rest
-        left = np.concatenate(rest) if rest else np.zeros(0, np.int64)
-        whole = len(left) // size * size
-        batches += np.split(left[:whole], whole // size) if whole else []
-        rest = [left[whole:]]
-    shuffled = [batches[index] for index in generator.permutation(len(batches))]
-    return np.concatenate([*shuffled, *rest]).astype(np.int64) if shuffled or rest else order
+    with_image = has_image[order]
+    kinds = [order] if grouping == "length" else sorted([order[with_image], order[~with_image]], key=len)
+    # The larger kind fills up the batch that was begun, and is what this epoch leaves begun: one more mixed batch less.
+    first, kinds[-1] = np.split(kinds[-1], [-num_before % size])
+    grouped, left = [], []
+    for rows in kinds:
+        whole, rest = np.split(rows, [len(rows) // size * size])
+        grouped.append(_sorted_batches(whole, lengths, size))
+        left.append(rest)
+    mixed, last = np.split(np.concatenate(left), [sum(map(len, left)) // size * size])
+    batches = np.concatenate([*grouped, _sorted_batches(mixed, lengths, size)])  # (batches, size)
+    batches = batches[generator.permutation(len(batches))]
+    if epoch == 0 and len(batches):
+        longest = int(lengths[batches].max(axis=1).argmax())
+        batches[[0, longest]] = batches[[longest, 0]]
+    by_process = batches.reshape(-1, batch_size, num_processes)
+    by_process[:, 1::2] = by_process[:, 1::2, ::-1].copy()  # dealt forth and back: no process always gets the longer
+    return np.concatenate([first, by_process.swapaxes(1, 2).reshape(-1), last])
 
 
-def _like_lengths(order: np.ndarray, lengths: np.ndarray, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Whole batches of like length out of shuffled rows, and what is left over."""
-    whole = len(order) // size * size
-    batches: list[np.ndarray] = []
-    for first in range(0, whole, size * _MEGABATCH):
-        chunk = order[first : min(first + size * _MEGABATCH, whole)]
-        chunk = chunk[np.argsort(-lengths[chunk], kind="stable")]
-        batches += np.split(chunk, len(chunk) // size)
-    return batches, [order[whole:]]
+def _sorted_batches(rows: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:
+    """Shuffled rows as batches (batches, size) of like length, the longest first within a batch."""
+    num_batches = len(rows) // size
+    num_sorted = max(1, min(num_batches // 4, _NUM_SORTED_BATCHES))
+    sorted_together = np.arange(len(rows)) // (num_sorted * size)
+    return rows[np.lexsort((-lengths[rows], sorted_together))].reshape(num_batches, size)
 
 
 def pack(
@@ -73,62 +93,106 @@ def pack(
     num_images: np.ndarray | None = None,
     max_images: int | None = None,
 ) -> list[np.ndarray]:
-    """Rows in packs of at most `max_tokens` tokens, each row once: best fit among the last open packs.
+    """Packs of rows, each int64 (rows of the pack,), of at most `max_tokens` tokens together; every row is in one.
 
-    Raises:
-        ValueError: if a row is longer than `max_tokens`.
-    """
-    too_long = np.flatnonzero(lengths > max_tokens)
-    if len(too_long):
-        raise ValueError(
-            f"A conversation must fit into a row of {max_tokens} tokens, got {int(lengths[too_long[0]])} in row {too_long[0]}. "
-            "Raise `max_tokens`, or lower `max_length`."
-        )
-    closed: list[list[int]] = []
-    members: list[list[int]] = []
-    room: list[int] = []
-    pictures: list[int] = []
-    for row in order.tolist():
-        length = int(lengths[row])
-        number = int(num_images[row]) if num_images is not None and max_images is not None else 0
-        best = -1
-        for index, free in enumerate(room):
-            if length <= free and (best < 0 or free < room[best]):
-                if max_images is None or not members[index] or pictures[index] + number <= max_images:
-                    best = index
-        if best < 0:
-            if len(room) == _OPEN_PACKS:
-                fullest = min(range(len(room)), key=room.__getitem__)
-                closed.append(members.pop(fullest))
-                room.pop(fullest)
-                pictures.pop(fullest)
-            members.append([])
-            room.append(max_tokens)
-            pictures.append(0)
-            best = len(room) - 1
-        members[best].append(row)
-        room[best] -= length
-        pictures[best] += number
-    return [np.array(of_pack, dtype=np.int64) for of_pack in closed + members]
-
-
-class ConversationSchedule(Dataset):
-    """Map-style, for a sequential sampler: item i, a list of encoded conversations, is a pure function of (seed, i).
-
-    Without `max_tokens` an item is a list of one; with it, of all that share a row.
+    Rows are taken in order, some hundred at a time, of these the longest first, and put where they leave the least room:
+    best fit among a bounded number of open packs, of which the fullest is closed for a new one.
 
     Args:
-        dataset: map-style, of encoded conversations.
-        lengths, num_images: int (rows,), tokens and pictures of its rows.
-        num_epochs, length: how long: passes over the rows, or items; one of the two.
+        lengths: int (rows,), tokens.
+        order: int (rows,), a permutation.
+        max_tokens: of a pack.
+        num_images: int (rows,), pictures; needed for `max_images`.
+        max_images: of a pack; None for any number.
+
+    Raises:
+        ValueError: if a row alone is too much for a pack.
+    """
+    _check_fits(lengths, max_tokens, "tokens", "`max_tokens`, or lower the conversations' `max_length`")
+    if max_images is None:
+        num_images = np.zeros_like(lengths)
+    elif num_images is None:
+        raise ValueError(
+            f"`max_images` of {max_images} needs `num_images`, got None. Give every row's number of pictures."
+        )
+    else:
+        _check_fits(num_images, max_images, "pictures", "`max_images`, or leave such rows out")
+    if not len(order):
+        return []
+    shortest = int(lengths.min())
+    num_together = max(1, min(len(order) // 4, _NUM_PACKED_TOGETHER))  # of few rows too, each epoch's packs are others
+    order = order[np.lexsort((-lengths[order], np.arange(len(order)) // num_together))]
+    rows_of: list[list[int]] = []  # of every pack, in the order they were opened
+    images_of: list[int] = []
+    open_packs: list[tuple[int, int]] = []  # (room, pack), the fullest first
+    closed: list[int] = []
+    for row, length, images in zip(order.tolist(), lengths[order].tolist(), num_images[order].tolist(), strict=True):
+        at = bisect_left(open_packs, (length, 0))
+        if max_images is not None:
+            while at < len(open_packs) and images_of[open_packs[at][1]] + images > max_images:
+                at += 1
+        if at < len(open_packs):
+            room, of_pack = open_packs.pop(at)
+        else:
+            if len(open_packs) == _NUM_OPEN_PACKS:
+                closed.append(open_packs.pop(0)[1])
+            room, of_pack = max_tokens, len(rows_of)
+            rows_of.append([])
+            images_of.append(0)
+        rows_of[of_pack].append(row)
+        images_of[of_pack] += images
+        if room - length < shortest:
+            closed.append(of_pack)
+        else:
+            insort(open_packs, (room - length, of_pack))
+    closed += [of_pack for _, of_pack in open_packs]
+    return [np.array(rows_of[of_pack], dtype=np.int64) for of_pack in closed]
+
+
+def _check_fits(amounts: np.ndarray, limit: int, unit: str, remedy: str) -> None:
+    too_many = np.flatnonzero(amounts > limit)
+    if len(too_many):
+        others = f" and {len(too_many) - 1} more rows" if len(too_many) > 1 else ""
+        raise ValueError(
+            f"A row must fit into a pack of {limit} {unit}, got {int(amounts[too_many[0]])} in row {too_many[0]}{others}. "
+            f"Raise {remedy}."
+        )
+
+
+class _Epoch(NamedTuple):
+    rows: np.ndarray  # int64 (rows,)
+    ends: np.ndarray  # int64 (items,), where each item ends in `rows`
+
+
+class ConversationSchedule(Dataset[list[dict[str, Any]]]):
+    """A training set for a *sequential* sampler, all epochs in one: item i, a list of encoded conversations.
+
+    Without `max_tokens` every item is a list of one; with it, of those that share a packed row. Which rows an item holds is
+    a function of the seed and i, whoever asks and in whatever order, so that a resumed run goes on with the same items.
+
+    Args:
+        dataset: encoded conversations, by index.
+        lengths: int (rows,), tokens of each of them.
+        num_images: int (rows,), pictures of each of them.
+        seed: of the order.
+        batch_size, num_processes: of a step; batches are grouped for them.
+        grouping: as in `epoch_order`; of padded batches only.
+        max_tokens: of a packed row; None packs none.
+        max_images: of a packed row; None for any number.
+        num_epochs: how often each conversation comes; of a fraction, that share of the last epoch's items.
+        length: number of items, in place of `num_epochs`: as many epochs as they take.
+
+    Raises:
+        ValueError: if there are no rows, not one length a row, both or neither of `num_epochs` and `length`, a grouping of
+            packs, or a row that is too long for a pack.
     """
 
     def __init__(
         self,
         dataset: Any,
         *,
-        lengths: np.ndarray,
-        num_images: np.ndarray,
+        lengths: Sequence[int] | np.ndarray,
+        num_images: Sequence[int] | np.ndarray,
         seed: int,
         batch_size: int,
         num_processes: int = 1,
@@ -138,53 +202,86 @@ class ConversationSchedule(Dataset):
         num_epochs: float | None = None,
         length: int | None = None,
     ) -> None:
-        if (num_epochs is None) == (length is None):
-            raise ValueError("Either `num_epochs` or `length` is wanted, got both or neither. Give one.")
-        if not len(lengths):
-            raise ValueError("Conversations are wanted, got none. Check the split and the folder.")
-        self.dataset, self.lengths, self.num_images = dataset, np.asarray(lengths), np.asarray(num_images)
+        self.dataset = dataset
+        self.lengths, self.num_images = np.asarray(lengths, dtype=np.int64), np.asarray(num_images, dtype=np.int64)
         self.seed, self.batch_size, self.num_processes, self.grouping = seed, batch_size, num_processes, grouping
         self.max_tokens, self.max_images = max_tokens, max_images
-        self._epochs: dict[int, list[np.ndarray]] = {}
-        self._ends: list[int] = []  # items up to the end of each epoch
-        if length is None:
-            assert num_epochs is not None
+        if not len(dataset):
+            raise ValueError("`dataset` must hold conversations, got none. Check its file and split.")
+        if not self.lengths.shape == self.num_images.shape == (len(dataset),):
+            raise ValueError(
+                f"`lengths` and `num_images` must have a number for each of {len(dataset)} conversations, got shapes "
+                f"{self.lengths.shape} and {self.num_images.shape}. Take those of the same rows."
+            )
+        if (num_epochs is None) == (length is None):
+            raise ValueError(f"Either `num_epochs` or `length` is wanted, got {num_epochs} and {length}. Give one.")
+        if max_tokens is not None and grouping != "none":
+            raise ValueError(
+                f"`grouping` is for padded batches, got {grouping!r} with `max_tokens`. Leave one of them out."
+            )
+        self._epochs: dict[int, _Epoch] = {}
+        self._starts = [0]  # the first item of each epoch so far, and of the next
+        if num_epochs is not None:
             whole = int(num_epochs)
-            length = sum(self._size(epoch) for epoch in range(whole))
-            length += round((num_epochs - whole) * self._size(whole)) if num_epochs > whole else 0
+            length = self._start(whole)
+            if num_epochs > whole:
+                length += round((num_epochs - whole) * (self._start(whole + 1) - length))
+        assert length is not None
+        if length < 1:
+            raise ValueError(
+                f"A schedule must have 1 item or more, got {length} of `num_epochs={num_epochs}`. Make it longer."
+            )
         self._length = length
+        self.rows_of(0)  # whatever is wrong with the rows, is told now
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return [self.dataset[int(row)] for row in self.rows_of(index)]
+        """Item `index`: the encoded conversations of its rows.
+
+        Raises:
+            IndexError: past the end, which also ends a `for` loop.
+        """
+        return [self.dataset[row] for row in self.rows_of(index).tolist()]
 
     def rows_of(self, index: int) -> np.ndarray:
-        """Rows that item `index` holds."""
+        """The rows of item `index`, int64 (rows of the item,).
+
+        Raises:
+            IndexError: past the end.
+        """
         if not 0 <= index < self._length:
-            raise IndexError(index)
-        epoch = 0
-        while index >= self._end(epoch):
-            epoch += 1
-        return self._items(epoch)[index - (self._end(epoch - 1) if epoch else 0)]
+            raise IndexError(f"`index` must be in [0, {self._length}), got {index}. Make the schedule longer.")
+        while self._starts[-1] <= index:
+            self._start(len(self._starts))
+        epoch = bisect_right(self._starts, index) - 1
+        rows, ends = self._epoch(epoch)
+        item = index - self._starts[epoch]
+        return rows[ends[item - 1] if item else 0 : ends[item]]
 
     @property
     def fill(self) -> float:
-        """Share of the first epoch's packed rows that are tokens; 1 without packing."""
-        if self.max_tokens is None:
-            return 1.0
-        return float(self.lengths.sum()) / (len(self._items(0)) * self.max_tokens)
+        """The share of the first epoch's tokens, in [0, 1], that is no padding.
 
-    def _end(self, epoch: int) -> int:
-        while len(self._ends) <= epoch:
-            self._ends.append((self._ends[-1] if self._ends else 0) + self._size(len(self._ends)))
-        return self._ends[epoch]
+        Of packs it is the share of `max_tokens` that they hold; of padded batches, that of the longest row's length.
+        """
+        rows, ends = self._epoch(0)
+        if self.max_tokens is not None:
+            return float(self.lengths.sum() / (len(ends) * self.max_tokens))
+        firsts = np.arange(0, len(rows), self.batch_size)
+        longest = np.maximum.reduceat(self.lengths[rows], firsts)
+        return float(self.lengths.sum() / (longest * np.diff(firsts, append=len(rows))).sum())
 
-    def _size(self, epoch: int) -> int:
-        return len(self._items(epoch)) if self.max_tokens is not None else len(self.lengths)
+    def _start(self, epoch: int) -> int:
+        """The first item of an epoch."""
+        while len(self._starts) <= epoch:
+            last = len(self._starts) - 1
+            size = len(self.lengths) if self.max_tokens is None else len(self._epoch(last).ends)
+            self._starts.append(self._starts[-1] + size)
+        return self._starts[epoch]
 
-    def _items(self, epoch: int) -> Sequence[np.ndarray]:
+    def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:
             order = epoch_order(
                 self.lengths,
@@ -194,19 +291,22 @@ class ConversationSchedule(Dataset):
                 batch_size=self.batch_size,
                 num_processes=self.num_processes,
                 grouping=self.grouping,
+                num_before=epoch * len(self.lengths),
             )
-            items = (
-                list(order[:, None])
-                if self.max_tokens is None
-                else pack(
+            found = _Epoch(order, np.arange(1, len(order) + 1))
+            if self.max_tokens is not None:
+                packs = pack(
                     self.lengths,
                     order,
                     max_tokens=self.max_tokens,
                     num_images=self.num_images,
                     max_images=self.max_images,
                 )
-            )
-            while len(self._epochs) >= 2:
+                # Packs that could not be filled come last: mixed among the others, no step is short of tokens.
+                shuffled = np.random.default_rng([self.seed, epoch, 1]).permutation(len(packs))
+                packs = [packs[index] for index in shuffled]
+                found = _Epoch(np.concatenate(packs), np.cumsum([len(rows) for rows in packs]))
+            while len(self._epochs) >= _NUM_CACHED_EPOCHS:
                 del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = items
+            self._epochs[epoch] = found
         return self._epochs[epoch]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -51,6 +52,11 @@ def check_language_model(config: PreTrainedConfig) -> None:
         raise ValueError(
             f"`text` must be a language model alone, got `{config.model_type}`, a whole with parts of its own beside it. Load "
             "the language model out of it by its own class (such as `Gemma3ForCausalLM`), and pass that or save it to a folder."
+        )
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"`text` must read from left to right, got `{config.model_type}`, an encoder, which reads both ways "
+            "(`is_decoder` is false). Use a decoder such as Llama; encoders are for the reader model, TrOCR."
         )
     if getattr(config, "hidden_size_per_layer_input", None):
         raise ValueError(
@@ -218,7 +224,7 @@ def separate_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
         scale = scale / config.logits_scaling
 
     def head(hidden_states: torch.Tensor) -> torch.Tensor:
-        logits = output_layer(hidden_states)
+        logits = output_layer.forward(hidden_states)  # without hooks: `inside_call` runs them once for all tokens
         if scale != 1:
             logits = logits * scale
         return softcap * torch.tanh(logits / softcap) if softcap else logits

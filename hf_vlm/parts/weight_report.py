@@ -83,11 +83,12 @@ class WeightReport:
                 lines.append(f"{part.name}: new {_names(list(part.new))}")
         return "\n".join(lines)
 
-    def rehash(self, modules: Mapping[str, nn.Module]) -> None:
-        """Renew the hashes, as after training; `modules` gives each part's module by its name."""
-        for name, module in modules.items():
+    def rehash(self, parts: Mapping[str, nn.Module | Mapping[str, torch.Tensor]]) -> None:
+        """Renew the hashes, as after training; `parts` gives each part's module, or its tensors, by its name."""
+        for name, given in parts.items():
             part = self[name]
-            part.sha256 = hash_weights({key: value for key, value in _state(module).items() if key not in part.tied})
+            state = _state(given) if isinstance(given, nn.Module) else given
+            part.sha256 = hash_weights({key: value for key, value in state.items() if key not in part.tied})
 
     def save(self, folder: str | Path) -> Path:
         """Write `weight_report.json` into a folder that exists, and give back its path."""

@@ -81,12 +81,14 @@ def open_chat_picture(source: str | Path | bytes | Image.Image | ChatPicture) ->
     picture = open_picture(source)
     name = str(source) if isinstance(source, str | Path) else None
     try:
-        return ChatPicture(to_rgb(picture), name)
+        picture.load()
+        upright = to_rgb(picture)
     except (OSError, ValueError) as error:  # a PIL picture that was opened, but not read before
         told = name or getattr(picture, "filename", "") or repr(picture)
         raise ValueError(
             f"{told}: wanted a whole picture, got an error from Pillow ({error}). Save or copy it again."
         ) from error
+    return ChatPicture(upright.copy() if upright is source else upright, name)  # the caller may go on drawing
 
 
 @dataclass
@@ -290,8 +292,10 @@ class ChatSession:
             longest = _MAX_NEW_TOKENS if in_all is None else max(in_all - num_tokens, 0)
             if in_all is None:
                 settings = {**settings, "max_new_tokens": longest}
-        if "stop_strings" in settings:
-            settings = {"tokenizer": self.processor.tokenizer, **settings}
+        stops = settings.get("stop_strings", getattr(given, "stop_strings", None)) or []
+        if stops:
+            stops = [stops] if isinstance(stops, str) else list(stops)
+            settings = {"tokenizer": self.processor.tokenizer, **settings, "stop_strings": stops}
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and num_tokens + longest > positions:
             advice = "Ask in fewer words or with fewer pictures"
@@ -304,17 +308,20 @@ class ChatSession:
         return settings
 
     def _stream(self, exchange: _Exchange, inputs: Any, settings: dict[str, Any]) -> Iterator[str]:
-        """Pieces of an answer, without blanks around the whole; the exchange is kept at the end."""
+        """Pieces of an answer, without blanks around the whole or what stops it; the exchange is kept at the end."""
         generation = _Generation(self.model, self.processor.tokenizer, inputs, settings)
-        held = ""  # blanks that may turn out to be the last
+        held = ""  # may turn out to be blanks at the end, or what stops the answer
         try:
             for piece in generation:
-                text = held + piece if exchange.answer else piece.lstrip()
-                kept = text.rstrip()
+                text = held + piece if exchange.answer else (held + piece).lstrip()
+                kept = _surely_said(text, settings.get("stop_strings", ()))
                 held = text[len(kept) :]
                 if kept:
                     exchange.answer += kept
                     yield kept
+            if last := _without_stop(held, settings.get("stop_strings", ())).rstrip():
+                exchange.answer += last
+                yield last
         except (GeneratorExit, KeyboardInterrupt):
             self._keep(exchange)
             raise
@@ -515,6 +522,18 @@ def _check_task(name: str) -> None:
         )
 
 
+def _without_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of the strings that stop an answer."""
+    return min((text.partition(stop)[0] for stop in stops), key=len, default=text)
+
+
+def _surely_said(text: str, stops: Sequence[str]) -> str:
+    """A text without what stops it, without an end that may be the beginning of such a string, and blanks before these."""
+    text = _without_stop(text, stops)
+    unsure = [number for stop in stops for number in range(1, len(stop)) if text.endswith(stop[:number])]
+    return text[: len(text) - max(unsure, default=0)].rstrip()
+
+
 def _with_pictures(content: str | Sequence[Mapping[str, Any]], pictures: Iterator[Image.Image]) -> list[dict[str, Any]]:
     """A message's content as parts, as every template takes it, pictures in their places."""
     if isinstance(content, str):
@@ -590,10 +609,10 @@ def _obey(session: ChatSession, line: str, waiting: list[ChatPicture]) -> str:
         return HELP
     if name == "/image" and arguments:
         waiting += [open_chat_picture(argument) for argument in arguments]
-        return f"{len(waiting)} {'picture' if len(waiting) == 1 else 'pictures'} for the next question."
+        return f"{len(waiting)} picture{'' if len(waiting) == 1 else 's'} for the next question."
     if name == "/undo" and not arguments:
         session.undo()
-        return f"Taken back. {session.num_exchanges} exchanges left."
+        return f"Taken back. {session.num_exchanges} exchange{'' if session.num_exchanges == 1 else 's'} left."
     if name == "/reset" and not arguments:
         session.reset()
         waiting.clear()

@@ -39,7 +39,9 @@ def _fault(folder: Path) -> str | None:
         for path in weights:
             with safe_open(path, "pt"):  # compares the header's sizes with the file's
                 pass
-        for name in ("optimizer.pt", "scheduler.pt"):
+        optimizer = "optimizer.bin" if (folder / "pytorch_model_fsdp.bin").exists() else "optimizer.pt"  # FSDP's name
+        has_own = (folder / "latest").is_file()  # DeepSpeed keeps its optimizer's shards in a folder of its own
+        for name in ("scheduler.pt",) if has_own else (optimizer, "scheduler.pt"):
             if not zipfile.is_zipfile(folder / name):  # torch.save writes a zip, whose directory stands at its end
                 return f"`{name}` is missing or cut off"
         if not any(zipfile.is_zipfile(path) for path in folder.glob("rng_state*.pth")):

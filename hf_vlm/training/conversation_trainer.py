@@ -40,6 +40,8 @@ class ConversationTrainer(Trainer):
     ) -> None:
         self.learning_rates, self.lora = dict(learning_rates or {}), lora
         super().__init__(*args, **kwargs)
+        if self.model.loss_chunk_size:
+            self.model.prepare_chunked_loss()  # which weights that are split over processes would disturb
         self.model_accepts_loss_kwargs = True  # the loss is a sum over `num_items_in_batch`
         self.add_callback(GradientCheck(self.check_gradients))
         self.add_callback(_PartRates(self))
@@ -93,15 +95,19 @@ class ConversationTrainer(Trainer):
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Given where the model's own are split over processes; saving empties it.
+        whole = None if state_dict is None else dict(state_dict)
         super()._save(output_dir, state_dict=state_dict)
+        if not self.args.should_save:  # every process of a parallel run comes by
+            return
         folder = Path(output_dir or self.args.output_dir or ".")
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel):
             if folder == Path(self.args.output_dir or "."):  # the run's result, not a checkpoint
-                save_adapter(model, folder)
+                save_adapter(model, folder, state_dict=whole)
         elif any(parameter.requires_grad for parameter in model.projector.parameters()):
-            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # their shards are no whole projector
-                save_projector(model, folder)
+            if whole != {}:  # as DeepSpeed gives where it keeps the shards apart
+                save_projector(model, folder, whole)
 
 
 class _PartRates(TrainerCallback):

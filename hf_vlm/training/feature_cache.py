@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _STATE = "features.json"
 _FEATURES = "features.npy"
+_LOOKED_AT = 32  # rows whose pictures tell a data set from one that was written anew in its place
 
 
 def cached_features(
@@ -45,41 +46,52 @@ def cached_features(
         "layer": config.vision_feature_layer,
         "strategy": config.vision_feature_select_strategy,
         "processor": hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest(),
-        "rows": hashlib.sha256("\n".join(map(str, rows.sources)).encode()).hexdigest(),
+        "rows": _rows_digest(rows, numbers),
         "shape": list(shape),
     }
     state_file, file = folder / _STATE, folder / _FEATURES
     state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.is_file() else {}
     done = state.get("rows_done", 0) if state.get("key") == key and file.is_file() else 0
-    if done < len(rows):
+    if done < len(rows) and shape[0]:
         mode: Any = "r+" if done else "w+"
         features = np.lib.format.open_memmap(file, mode=mode, dtype=np.float32, shape=None if done else shape)
         at = sum(numbers[:done])
         was_training = model.training
         model.eval()
         progress = tqdm(total=len(rows), initial=done, desc=f"Features in {folder}", leave=False)
-        for first in range(done, len(rows), batch_size):
-            pictures = [
-                picture
-                for index in range(first, min(first + batch_size, len(rows)))
-                if numbers[index]
-                for picture in rows.images(index)
-            ]
-            if pictures:
-                pixel_values = processor.prepare_images(pictures).to(model.device)
-                with torch.no_grad():
-                    seen = model.vision_features(pixel_values).float().cpu().numpy()
-                features[at : at + len(seen)] = seen
-                at += len(seen)
-            done = min(first + batch_size, len(rows))
-            progress.update(done - first)
-            if done == len(rows) or (first // batch_size) % 50 == 49:
-                features.flush()
-                _write(state_file, {"key": key, "rows_done": done})
-        progress.close()
-        model.train(was_training)
+        try:
+            for first in range(done, len(rows), batch_size):
+                past = min(first + batch_size, len(rows))
+                pictures = [picture for index in range(first, past) if numbers[index] for picture in rows.images(index)]
+                if pictures:
+                    pixel_values = processor.prepare_images(pictures).to(model.device)
+                    with torch.no_grad():
+                        seen = model.vision_features(pixel_values).float().cpu().numpy()
+                    features[at : at + len(seen)] = seen
+                    at += len(seen)
+                progress.update(past - first)
+                done = past
+                if (first // batch_size) % 50 == 49:
+                    features.flush()
+                    _write(state_file, {"key": key, "rows_done": done})
+        finally:  # at a picture that can't be read too
+            features.flush()
+            _write(state_file, {"key": key, "rows_done": done})
+            progress.close()
+            model.train(was_training)
         logger.info("Features of %d pictures in %s.", shape[0], folder)
     return np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float32)
+
+
+def _rows_digest(rows: Conversations, numbers: list[int]) -> str:
+    digest = hashlib.sha256("\n".join(map(str, rows.sources)).encode())
+    digest.update(str(numbers).encode())
+    with_pictures = np.flatnonzero(numbers)
+    spread = np.linspace(0, len(with_pictures) - 1, min(_LOOKED_AT, len(with_pictures))).round().astype(int)
+    for index in with_pictures[spread].tolist():
+        for picture in rows.images(index):
+            digest.update(f"{picture.mode} {picture.size}".encode() + picture.tobytes())
+    return digest.hexdigest()
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -83,8 +83,6 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
     train_rows = [_read(recipe, source) for source in data.train]
     validation_rows = {name: _read(recipe, source) for name, source in data.validation.items()}
     model, processor = build_model(recipe)
-    if arguments.use_cpu and arguments.bf16:
-        model.set_attn_implementation("eager")  # torch's flash attention for CPUs goes back slowly in bf16
     if data.max_tokens is not None:
         prepare_packing(model)
     model.loss_chunk_size = LOSS_CHUNK_SIZE

@@ -189,6 +189,15 @@ class LlavaRecipe(Recipe):
                 "`data.features_folder` keeps features of a vision encoder that stays as it is, got one that trains. Leave it "
                 "out, or freeze the encoder."
             )
+        if self.parts.lora is not None and "vision" in self.parts.train:
+            raise ValueError(
+                "Beside adapters the projector trains in full, got `vision` in `parts.train`. Name it in `parts.lora.roles`."
+            )
+        if self.parts.lora is not None and (self.training.get("fsdp") or self.training.get("deepspeed")):
+            raise ValueError(
+                "`parts.lora` is saved from whole weights, got `training.fsdp` or `training.deepspeed`, which split them. Train "
+                "adapters by DDP (`torchrun`), or without `parts.lora`."
+            )
         if self.parts.lora is not None and not self.model.pretrained:
             raise ValueError(
                 "`parts.lora` wants a base that the adapter finds again, `model.pretrained`, got parts. Train the projector "

@@ -372,13 +372,20 @@ def _set_name(model: Any, name: str) -> None:
     model.config.name_or_path = name
 
 
-def save_adapter(adapted: PeftModel, folder: str | os.PathLike, base_folder: str | os.PathLike | None = None) -> None:
+def save_adapter(
+    adapted: PeftModel,
+    folder: str | os.PathLike,
+    base_folder: str | os.PathLike | None = None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write adapter, card and `base_weights.json`, the hashes of the base that it belongs to.
 
     Args:
         adapted: what `add_lora` gave, or PEFT loaded.
         base_folder: folder or Hub name of the base, if it is to be found elsewhere than where it was loaded from. It must
             hold the same weights.
+        state_dict: of the whole model by name, where those that it holds are split over processes; the base's hashes are
+            then those that `add_lora` took.
     """
     model = base_of(adapted)
     config = adapted.peft_config["default"]
@@ -387,8 +394,9 @@ def save_adapter(adapted: PeftModel, folder: str | os.PathLike, base_folder: str
         config.base_model_name_or_path = model.name_or_path
     in_full = set(config.modules_to_save or ())
     roles = [role for role, path in role_paths(model).items() if path not in in_full]
-    hashes = _hash_parts(model, roles, model.name_or_path)
-    at_start = getattr(adapted, "base_hashes", hashes)
+    at_start: dict[str, str] = getattr(adapted, "base_hashes", {})
+    hashes = at_start if at_start and state_dict is not None else _hash_parts(model, roles, model.name_or_path)
+    at_start = at_start or hashes
     if changed := [role for role in hashes if hashes[role] != at_start[role]]:
         warnings.warn(
             f"A base must stay as it is while an adapter trains, got other weights in {listed(changed)} than at the start. "
@@ -396,7 +404,7 @@ def save_adapter(adapted: PeftModel, folder: str | os.PathLike, base_folder: str
             "normalisation moves its averages in training.",
             stacklevel=2,
         )
-    adapted.save_pretrained(os.fspath(folder), save_embedding_layers=False)
+    adapted.save_pretrained(os.fspath(folder), save_embedding_layers=False, state_dict=state_dict)
     _correct_card(Path(folder) / "README.md", config.base_model_name_or_path)
     content = {"base": config.base_model_name_or_path, "dtype": "bfloat16", "sha256": at_start}
     (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -517,7 +525,7 @@ def merge_adapter(
         raise ValueError(
             f"The base of {folder} is wanted in {name}, got none there ({error}). Name it by `--base`."
         ) from error
-    model = _model_class(config).from_pretrained(name)
+    model = AutoModelForImageTextToText.from_pretrained(name)
     check_base(model, folder)
     try:
         with warnings.catch_warnings():
@@ -535,9 +543,3 @@ def merge_adapter(
             AutoProcessor.from_pretrained(place).save_pretrained(out)
             break
     return merged
-
-
-def _model_class(config: PeftConfig) -> Any:
-    """The class that an adapter was trained in, if it is one of ours: other libraries are not imported on a file's word."""
-    wanted = (config.auto_mapping or {}).get("base_model_class")
-    return next((known for known in ROLES if known.__name__ == wanted), AutoModelForImageTextToText)

@@ -1,5 +1,6 @@
 """A projector by itself: what the first phase learnt, in one light file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 PROJECTOR_FILE = "projector.safetensors"
+_PREFIX = "projector."
+_SECTIONS = {"vision": "vision_config", "language": "text_config"}
 
 
-def save_projector(model: Any, folder: str | Path) -> Path:
-    """Write `projector.safetensors` of a LLaVA into a folder that exists, and give back its path."""
+def save_projector(model: Any, folder: str | Path, weights: Mapping[str, torch.Tensor] | None = None) -> Path:
+    """Write `projector.safetensors` of a LLaVA into a folder that exists, and give back its path.
+
+    Args:
+        weights: of the whole model by name, where those that it holds are split over processes.
+    """
     path = Path(folder) / PROJECTOR_FILE
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.projector.state_dict().items()}
+    if weights is None:
+        own = model.projector.state_dict()
+    else:
+        own = {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     metadata = {
         "format": "pt",
-        "vision": model.config.vision_config.model_type,
-        "language": model.config.text_config.model_type,
+        **{part: getattr(model.config, section).model_type for part, section in _SECTIONS.items()},
         "vision_feature_layer": str(model.config.vision_feature_layer),
         "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
     }
-    save_file(weights, path, metadata=metadata)
+    save_file(own, path, metadata=metadata)
     return path
 
 
@@ -47,11 +57,18 @@ def load_projector(model: Any, path: str | Path) -> None:
     own = model.projector.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    if shapes != wanted:
+    if wrong := sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name)):
         raise ValueError(
-            f"A projector of {wanted} is wanted, got {shapes} in `{file}`. Take the one that was trained with these parts and "
-            "this `num_linear_layers`."
+            f"A projector with `{wrong[0]}` of shape {wanted.get(wrong[0])} is wanted, got {shapes.get(wrong[0])} in `{file}`. "
+            "Take the one that was trained with these parts and this `num_linear_layers`."
         )
+    for part in ("vision", "language"):
+        own_type = getattr(model.config, _SECTIONS[part]).model_type
+        if metadata.get(part, own_type) != own_type:
+            raise ValueError(
+                f"A projector between the parts that it was trained with is wanted, got one of `{metadata[part]}` in `{file}` "
+                f"for a model of `{own_type}`. Take the one of this model's parts."
+            )
     layer = str(model.config.vision_feature_layer)
     if metadata.get("vision_feature_layer", layer) != layer:
         raise ValueError(

@@ -193,6 +193,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(self.arguments_class)
+        hints["fsdp"] = bool | str | None  # transformers says str and means bool
         known = self.section_keys()
         for key, value in self.training.items():
             refuse_unknown(key, known["training"], "training", known)

@@ -150,6 +150,7 @@ def test_chunked_gradients_in_double_precision_are_exact(head_example, smoothing
     chunked = chunked_token_cross_entropy(
         hidden, labels, head, [*head.parameters()], chunk_size=4, label_smoothing=smoothing
     )
+    assert chunked.dtype == torch.float32
     assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
     assert_all_close(gradients_of(chunked, wanted), gradients_of(whole, wanted), 1e-10)
 
@@ -227,6 +228,13 @@ def test_chunked_loss_under_autocast_is_that_of_whole_logits(head_example, was_u
     gradients = gradients_of(chunked, wanted)
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
     assert_all_close(gradients, gradients_of(whole, wanted), 2e-3)
+
+
+def test_chunked_loss_of_half_precision_logits_is_computed_in_single_precision(head_example):
+    head, hidden, labels = head_example
+    head, hidden = head.bfloat16(), hidden.bfloat16()
+    chunked = chunked_token_cross_entropy(hidden, labels, head, [*head.parameters()], chunk_size=4)
+    torch.testing.assert_close(chunked, token_cross_entropy(head(hidden), labels), atol=1e-6, rtol=1e-6)
 
 
 def test_chunked_gradients_of_half_precision_weights_add_up_in_single_precision():
@@ -323,7 +331,8 @@ def test_chunked_losses_of_one_head_add_up_and_go_back_twice(head_example):
 def test_chunked_loss_refuses_a_second_derivative(head_example):
     head, hidden, labels = head_example
     loss = chunked_token_cross_entropy(hidden.requires_grad_(), labels, head, [*head.parameters()])
-    (gradient,) = torch.autograd.grad(loss, [hidden], create_graph=True)
+    weight = torch.ones((), requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss * weight, [hidden], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 

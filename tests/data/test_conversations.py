@@ -479,3 +479,9 @@ def test_rows_are_kept_as_text(folder):
     read = read_conversations(write_json(folder / "rows.json", [ROWS[2]] * 1000))
     assert len(pickle.dumps(read)) < 1.5 * (folder / "rows.json").stat().st_size
     assert isinstance(read.image_counts, np.ndarray) and len(read) == 1000
+
+
+def test_settings_beside_parquet_files_are_no_data(folder):
+    write_json(folder / "dataset_infos.json", [{"x": 1}])
+    table(folder).to_parquet(folder / "rows-0.parquet")
+    assert len(read_conversations(folder)) == 3

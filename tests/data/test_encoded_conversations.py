@@ -40,7 +40,11 @@ def spoken(*turns):
     return messages
 
 
-CAPTIONS = [(["a.png"], spoken("*what", "one")), (["b.png"], spoken("*what", "two")), (["c.png"], spoken("*what", "six"))]
+CAPTIONS = [
+    (["a.png"], spoken("*what", "one")),
+    (["b.png"], spoken("*what", "two")),
+    (["c.png"], spoken("*what", "six")),
+]
 CHAT = [
     (["a.png", "b.png"], spoken("**two", "both")),
     ([], spoken("hello", "hi")),

@@ -1,7 +1,10 @@
 """`ChatSession`: a model that names colours is asked about pictures, over several turns, interrupted, and saved."""
 
+import _thread
+import functools
 import json
 import os
+import signal
 import threading
 import time
 
@@ -12,7 +15,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from hf_vlm.data.conversations import read_conversations
-from hf_vlm.pipelines.chat import ChatPicture, ChatSession, converse, open_chat_picture
+from hf_vlm.pipelines.chat import ChatPicture, ChatSession, _Generation, converse, open_chat_picture
 from tests.tiny_chat import NUM_POSITIONS, chat_folder, colour_files, coloured, user  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (a fixture's name is an argument's name)
@@ -47,6 +50,7 @@ def slow(session, monkeypatch):
     permits, forward = threading.Semaphore(0), session.model.forward
     counted = []
 
+    @functools.wraps(forward)  # generation reads its signature
     def waiting(*args, **kwargs):
         assert permits.acquire(timeout=20)
         counted.append(1)
@@ -78,23 +82,30 @@ def test_single_picture_needs_no_list(session, colour_files):
 
 def test_history_with_pictures_is_seen_in_later_turns(session):
     assert answer(session, "colours?", [coloured("green")]) == "green"
-    assert answer(session, "colours?", [coloured("red"), coloured("blue")]) == "red blue"
+    assert answer(session, "colours?", [coloured("red")]) == "red"
     assert answer(session, "first?") == "green"
     assert session.messages == [
         question("colours?", 1),
         said("green"),
-        question("colours?", 2),
-        said("red blue"),
+        question("colours?", 1),
+        said("red"),
         question("first?"),
         said("green"),
     ]
     assert [image.getpixel((0, 0)) for image in session.images] == [
-        coloured(name).getpixel((0, 0)) for name in ("green", "red", "blue")
+        coloured(name).getpixel((0, 0)) for name in ("green", "red")
     ]
     session.reset()
     assert session.messages == [] and session.images == []
     answer(session, "colours?", [coloured("blue")])
     assert answer(session, "first?") == "blue"  # green is forgotten
+
+
+def test_picture_drawn_on_after_the_question_stays_in_the_history_as_it_was(session):
+    picture = coloured("green")
+    answer(session, "colours?", [picture])
+    picture.paste(coloured("red"))
+    assert answer(session, "first?") == "green"
 
 
 def test_undo_takes_back_the_last_exchange_with_its_pictures(session):
@@ -150,8 +161,23 @@ def test_settings_of_session_and_question_reach_generation(loaded):
     wide = {"do_sample": True, "temperature": 1e3, "max_new_tokens": 20}
     assert answer(session, "colours?", [coloured("green")], **wide) != "green"
     session.undo()
-    stopped = answer(session, "colours?", [coloured("red"), coloured("blue")], max_new_tokens=20, stop_strings="d b")
-    assert stopped == "red b"
+
+
+@pytest.mark.parametrize("where", ["question", "generation config"])
+def test_string_that_stops_an_answer_is_no_part_of_it(session, monkeypatch, where):
+    settings = {}
+    if where == "question":
+        settings = {"stop_strings": ["d bl", "no"]}
+    else:
+        monkeypatch.setattr(session.model.generation_config, "stop_strings", ["d bl"])
+    pieces = list(session.ask("colours?", [coloured("red"), coloured("blue")], **settings))
+    assert "".join(pieces) == "re" == session.messages[-1]["content"]
+    session.undo()
+    assert (
+        answer(session, "colours?", [coloured("red"), coloured("green")], **settings) == "red green"
+    )  # `d b` didn't come
+    session.undo()
+    assert answer(session, "colours?", [coloured("red")], **settings) == "red"  # held back, then said
 
 
 def test_beams_give_the_answer_that_the_model_generates(loaded):
@@ -173,14 +199,16 @@ def test_blanks_around_an_answer_are_left_out_of_stream_and_history(session, mon
             pass
 
         def __iter__(self):
-            yield from [" ", "\n two", "  ", "words", " \n", " "]
+            yield from [" ", "\n two", "  ", "words #", "a ", "# #", "#", "#more", " \n", " "]
 
         def stop(self):
             pass
 
     monkeypatch.setattr("hf_vlm.pipelines.chat._Generation", Words)
-    assert list(session.ask("hello")) == ["two", "  words"]
-    assert session.messages[-1] == said("two  words")
+    assert list(session.ask("hello")) == ["two", "  words #", "a", " # #", "#", "#more"]
+    assert session.messages[-1] == said("two  words #a # ###more")
+    assert list(session.ask("hello", stop_strings="###")) == ["two", "  words", " #a", " #"]
+    assert session.messages[-1] == said("two  words #a #")
 
 
 # Refusals
@@ -240,7 +268,9 @@ def test_conversation_too_long_for_the_positions_is_refused_with_what_to_drop(se
 
     def num_tokens(text):
         messages = [*session.messages, question(text)]
-        return len(session.processor.encode_conversation([*messages, said("a")])["input_ids"]) - 3  # `a`, its end, a line's
+        return (
+            len(session.processor.encode_conversation([*messages, said("a")])["input_ids"]) - 3
+        )  # `a`, its end, a line's
 
     room = NUM_POSITIONS - num_tokens("hello")
     session.ask("hello", max_new_tokens=room)
@@ -280,6 +310,7 @@ def test_error_of_the_generating_thread_is_raised_where_the_answer_is_taken(sess
     answer(session, "colours?", [coloured("green")])
     forward, calls = session.model.forward, []
 
+    @functools.wraps(forward)
     def failing(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
@@ -295,26 +326,35 @@ def test_error_of_the_generating_thread_is_raised_where_the_answer_is_taken(sess
     assert answer(session, "first?") == "green"
 
 
-def interrupt(session, stream, slow):
-    """Ctrl-C while the caller waits for the next piece."""
-    import _thread
+@pytest.fixture
+def interrupt(slow, monkeypatch):
+    """Takes a piece of a stream that does not come, and meets Ctrl-C while it waits; then lets the model end its step."""
+    stop = _Generation.stop
 
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        try:
-            slow.releaser = threading.Timer(1.0, lambda: slow.release(1))  # the step that the model is in
-            slow.releaser.start()
-            next(stream)
-        finally:
-            timer.join()
+    def stop_and_let_go(generation):
+        threading.Timer(0.3, slow.release).start()
+        stop(generation)
+
+    def take(stream):
+        timer = threading.Timer(0.7, _thread.interrupt_main)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                next(stream)
+            finally:
+                timer.join()
+
+    monkeypatch.setattr(_Generation, "stop", stop_and_let_go)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    yield take
+    signal.signal(signal.SIGINT, before)
 
 
-def test_interrupted_answer_stops_the_model_and_is_kept_as_far_as_it_came(session, slow):
+def test_interrupted_answer_stops_the_model_and_is_kept_as_far_as_it_came(session, slow, interrupt):
     stream = session.ask("colours?", [coloured("green"), coloured("red")])
     slow.release(3)
     pieces = [next(stream), next(stream), next(stream)]
-    interrupt(session, stream, slow)
+    interrupt(stream)
     num_calls = sum(slow.counted)
     assert num_calls <= 4
     slow.release(100)
@@ -324,8 +364,8 @@ def test_interrupted_answer_stops_the_model_and_is_kept_as_far_as_it_came(sessio
     assert answer(session, "colours?", [coloured("red")])  # and goes on
 
 
-def test_answer_interrupted_before_its_first_word_leaves_no_trace(session, slow):
-    interrupt(session, session.ask("colours?", [coloured("green")]), slow)
+def test_answer_interrupted_before_its_first_word_leaves_no_trace(session, slow, interrupt):
+    interrupt(session.ask("colours?", [coloured("green")]))
     assert session.messages == [] and session.images == []
     slow.release(100)
     assert answer(session, "colours?", [coloured("red")]) == "red"
@@ -371,9 +411,9 @@ def test_answer_without_a_word_is_not_kept(session):
 def test_saved_conversation_is_training_data_and_goes_on_when_loaded(loaded, colour_files, tmp_path, suffix):
     session = ChatSession(*loaded, system="Name colours.")
     coloured("blue").save(tmp_path / "near.png")
+    answer(session, "hello")
     answer(session, "colours?", [colour_files["green"], coloured("red")])
     answer(session, "colours?", [tmp_path / "near.png"])
-    answer(session, "hello")
     file = tmp_path / f"chat.{suffix}"
     session.save(file)
 
@@ -383,15 +423,15 @@ def test_saved_conversation_is_training_data_and_goes_on_when_loaded(loaded, col
     assert row["messages"] == session.messages
     (conversation,) = read_conversations(file)
     assert conversation["messages"] == session.messages
-    assert [list(image.getdata()) for image in conversation["images"]] == [
-        list(image.getdata()) for image in session.images
-    ]
+    wanted = [image.tobytes() for image in session.images]
+    assert [image.tobytes() for image in conversation["images"]] == wanted
 
     again = ChatSession(*loaded)
     answer(again, "colours?", [coloured("blue")])
     again.load(file)
     assert again.messages == session.messages and again.system == "Name colours."
-    assert answer(again, "first?") == answer(session, "first?") == "green"
+    assert [image.tobytes() for image in again.images] == wanted
+    assert answer(again, "first?") == answer(session, "first?")
     again.save(file)  # its own file
     assert len(read_conversations(file).messages(0)) == 9
 
@@ -513,24 +553,32 @@ def test_lines_are_questions_and_commands(session, colour_files, tmp_path):
         [
             "colours?\n",
             "",
-            f'/image {colour_files["blue"]} "{spaced}"',
+            f'/image "{spaced}"',
             "colours?",
-            "first?",
             "/undo",
+            f"/image {colour_files['red']} {colour_files['red']}",
+            "/reset",
+            f"/image {colour_files['red']}",
+            "colours?",
+            " first? ",
             f"/save {tmp_path / 'chat.json'}",
             "/reset",
             "hello",
             "/quit",
             "hello",
         ],
-        [open_chat_picture(colour_files["red"])],
+        [open_chat_picture(colour_files["blue"]), open_chat_picture(colour_files["red"])],
     )
     assert results == [
-        "red",
+        "blue red",
+        "notice: 1 picture for the next question.",
+        "green",
+        "notice: Taken back. 1 exchange left.",
         "notice: 2 pictures for the next question.",
-        "blue green",
+        "notice: A new conversation.",
+        "notice: 1 picture for the next question.",
         "red",
-        "notice: Taken back. 2 exchanges left.",
+        "red",
         f"notice: Saved in {tmp_path / 'chat.json'}.",
         "notice: A new conversation.",
         "hi",

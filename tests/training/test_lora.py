@@ -231,6 +231,21 @@ def test_second_module_of_the_projectors_name_is_an_error(base):
         lora_config(base, section())
 
 
+def test_adapted_layer_adds_alpha_by_rank_of_b_a_x(base, adapted):
+    layer = base.language_model.model.layers[1].mlp.up_proj
+    inputs = torch.randn(5, 24)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    wanted = inputs @ layer.base_layer.weight.T + 6 / 2 * inputs @ a.T @ b.T
+    torch.testing.assert_close(layer(inputs), wanted)
+
+
+def test_dropout_is_of_the_adapters_alone(base):
+    adapted = add_lora(base, section(dropout=0.3))
+    drops = {name: module.p for name, module in adapted.named_modules() if isinstance(module, nn.Dropout)}
+    assert len(drops) == 14 and all(name.endswith("lora_dropout.default") for name in drops)
+    assert set(drops.values()) == {0.3}
+
+
 # The base
 
 
@@ -380,6 +395,19 @@ def test_folder_tells_no_absolute_path(folder, adapted):
         assert str(folder).encode() not in path.read_bytes(), path.name
 
 
+def test_folder_is_written_of_gathered_weights_where_the_model_holds_shards(folder, base, adapted):
+    save_adapter(adapted, "whole")
+    gathered = {name: value.clone() for name, value in adapted.state_dict().items()}
+    with torch.no_grad():
+        for value in adapted.parameters():
+            value.zero_()  # as a process that holds other rows
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="A base must stay")
+        save_adapter(adapted, "of_shards", state_dict=gathered)
+    for name in ("adapter_model.safetensors", BASE_FILE):
+        assert (folder / "of_shards" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
 def test_card_names_a_base_of_the_hub_only(folder, base, adapted):
     save_adapter(adapted, folder / "adapter")
     assert "base_model" not in (folder / "adapter" / "README.md").read_text()
@@ -412,13 +440,13 @@ def test_merged_model_says_what_the_unmerged_says(folder, text):
     base = saved_base(folder / "base", text=text)
     embeddings = base.get_input_embeddings().weight.clone()
     batch = picture_batch(base.config.num_image_tokens)
-    adapted = add_lora(base, section())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*fan_in_fan_out")
+        adapted = add_lora(base, section())
     shake(adapted)
     wanted = logits_of(adapted, batch)
     save_adapter(adapted, "adapter")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*fan_in_fan_out")
-        merged = merge_adapter("adapter", "merged")
+    merged = merge_adapter("adapter", "merged")
     torch.testing.assert_close(logits_of(merged, batch), wanted, rtol=0, atol=1e-4)
     reloaded = AutoModelForImageTextToText.from_pretrained("merged")
     torch.testing.assert_close(logits_of(reloaded, batch), wanted, rtol=0, atol=1e-4)

@@ -151,6 +151,7 @@ def load_parts(
         text_config=copy.deepcopy(text_config),
         **{
             "image_size": list(seen.image_size),
+            "image_aspect_ratio": processor.image_aspect_ratio,
             "vision_feature_layer": layer,
             "image_token_id": processor.image_token_id,
             "bos_token_id": processor.tokenizer.bos_token_id,

@@ -5,6 +5,7 @@ the Hub mostly lack them. Here the template is rendered with marks around the as
 the marks, up to the end of the turn: they come out of the same rendering as the text, and can't drift from it.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,12 @@ _EXTENSION = """\
 {%- set messages = given.messages -%}
 {%- set rendered %}
 OWN_TEMPLATE{% endset -%}
-{%- for piece in rendered.split('OPEN_MARK') -%}
+{%- for piece in rendered.split('LEADOPEN_MARK') -%}
 {%- if loop.first -%}{{- piece -}}
 {%- else -%}
 {%- set words = piece.split('CLOSE_MARK') -%}
 {%- set end = words[1].partition('END_OF_TURN') -%}
-{%- generation -%}{{- words[0] ~ end[0] ~ end[1] -}}{%- endgeneration -%}{{- end[2] -}}
+{%- generation -%}{{- 'LEAD' ~ words[0] ~ end[0] ~ end[1] -}}{%- endgeneration -%}{{- end[2] -}}
 {%- endif -%}
 {%- endfor -%}
 """
@@ -100,13 +101,14 @@ def extend_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str
     if _has_spans(own):  # spans of its own would stand inside the rendering, where transformers can't see them
         own = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", _without_tag, own)
     end_of_turn = _end_of_turn(own, tokenizer)
-    for trimming in _TRIMMINGS:
+    for trimming, lead in itertools.product(_TRIMMINGS, dict.fromkeys((_lead(own, tokenizer), ""))):
         extended = _EXTENSION
         for placeholder, text in (
             ("IMAGE_TOKEN", _quoted(image_token)),
             ("OPEN_MARK", _OPEN),
             ("CLOSE_MARK", _CLOSE),
             ("TRIMMING", trimming),
+            ("LEAD", _quoted(lead)),
             ("END_OF_TURN", _quoted(end_of_turn)),
             ("OWN_TEMPLATE", own.removesuffix("\n")),  # which Jinja leaves out at the end of a file
         ):
@@ -189,7 +191,7 @@ def end_of_turn_token(template: str, tokenizer: PreTrainedTokenizerBase) -> str 
         return None
     start, end = spans[-1]
     said = _PROBES[0][-1]["content"]
-    return _first_special_token(text[start:end].removeprefix(said), tokenizer)
+    return _first_special_token(text[start:end].partition(said)[2], tokenizer)
 
 
 def has_spans(template: str) -> bool:
@@ -211,6 +213,17 @@ def _end_of_turn(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
             f"{text.rpartition(said)[2]!r}: a model could not learn to stop. Name another: `chat_template='llava_v1'`."
         )
     return token
+
+
+def _lead(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Blanks that a template writes between what it asks an answer with and the answer: the model has to say them first."""
+    try:
+        prompt, _ = render(template, _PROBES[0][:-1], tokenizer, add_generation_prompt=True)
+    except ValueError:  # it wants whole exchanges
+        return ""
+    text, _ = render(template, _PROBES[0], tokenizer)
+    lead = text.removeprefix(prompt).partition(_PROBES[0][-1]["content"])[0]
+    return lead if text.startswith(prompt) and lead.isspace() else ""
 
 
 def _first_special_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -45,6 +45,7 @@ class LlavaVisionLanguageConfig(PreTrainedConfig):
         vision_config: of the vision encoder; a dict needs its `model_type`.
         text_config: of the causal language model; a dict needs its `model_type`.
         image_size: [height, width] in pixels of the pictures it is given; None means the vision encoder's own.
+        image_aspect_ratio: how its processor makes them square, "pad" or "square"; the model itself never asks.
         vision_feature_layer: -1 for the vision encoder's last output, after its final norm; any other number is an index into
             its `hidden_states`: -2 is LLaVA's choice for CLIP.
         vision_feature_select_strategy: "default" shows the patches alone, "full" also the tokens before them (CLS, ...).
@@ -82,6 +83,7 @@ class LlavaVisionLanguageConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     image_size: list[int] | tuple[int, ...] | None = None
+    image_aspect_ratio: Literal["pad", "square"] = "pad"
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     vision_hidden_size: int | None = None

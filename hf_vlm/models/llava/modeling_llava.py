@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
@@ -29,7 +30,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.projector import Projector
-from ...blocks.token_loss import IGNORE_INDEX, chunked_token_cross_entropy, token_cross_entropy
+from ...blocks.token_loss import IGNORE_INDEX, chunked_token_cross_entropy, inside_call, token_cross_entropy
 from ...parts.checkpoint_files import find_file, read_config, read_weights
 from ...parts.language_model import (
     accepted_arguments,
@@ -195,7 +196,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         weights = read_weights(name_or_path, **where)
         check_not_delta(weights)
         mapped = weights_from_original(weights, config, vision_model.state_dict())
-        kwargs.setdefault("dtype", torch.float32)
+        kwargs.setdefault("dtype", mapped["projector.linears.0.weight"].dtype)  # as a `llava-hf` folder keeps its own
         loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
         model = super().from_pretrained(None, config=config, state_dict=mapped, **loading)
         (model[0] if isinstance(model, tuple) else model).name_or_path = str(name_or_path)
@@ -229,11 +230,22 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the model, and beside it the report of where its weights came from, if it was assembled."""
-        super().save_pretrained(save_directory, *args, **kwargs)
         report = getattr(self, "weight_report", None)
-        if report is not None and not getattr(self, "_hf_peft_config_loaded", False):
-            modules = {"vision": self.vision_model, "projector": self.projector, "language": self.language_model}
-            report.rehash(modules)
+        if getattr(self, "_hf_peft_config_loaded", False) or not kwargs.get("is_main_process", True):
+            report = None
+        if report is not None:
+            weights: Any = (
+                kwargs.get("state_dict") or self.state_dict()
+            )  # given where the model's own are split over processes
+            paths = {"vision": "vision_model.", "projector": "projector.", "language": "language_model."}
+            report.rehash(
+                {
+                    part: {name.removeprefix(path): value for name, value in weights.items() if name.startswith(path)}
+                    for part, path in paths.items()
+                }
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if report is not None:
             report.save(save_directory)
 
     # Parts that transformers asks for
@@ -262,6 +274,19 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """Replace the language model's output layer."""
         self.language_model.set_output_embeddings(new_embeddings)
 
+    def train(self, mode: bool = True) -> "LlavaVisionLanguageForConditionalGeneration":
+        """As `nn.Module.train`; a vision encoder that is frozen as a whole stays in evaluation mode.
+
+        Its dropout and its batch normalisation's averages would otherwise change what it sees.
+        """
+        super().train(mode)
+        if mode and not self._trains_vision():
+            self.vision_model.eval()
+        return self
+
+    def _trains_vision(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.vision_model.parameters())
+
     # Pictures among words
 
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -274,12 +299,15 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """
         config = self.config
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
-        seen = vision_features(
-            self.vision_model,
-            pixel_values.to(self.vision_model.dtype),
-            interpolate_pos_encoding=size != configured_image_size(config.vision_config),
-            layer=config.vision_feature_layer,
-        )
+        # Activation checkpointing makes the encoder's first layer ask for gradients, frozen or not.
+        learns = self._trains_vision() or pixel_values.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            seen = vision_features(
+                self.vision_model,
+                pixel_values.to(self.vision_model.dtype),
+                interpolate_pos_encoding=size != configured_image_size(config.vision_config),
+                layer=config.vision_feature_layer,
+            )
         return select_tokens(seen.features, config.num_prefix_tokens or 0, config.vision_feature_select_strategy)
 
     @can_return_tuple
@@ -300,7 +328,8 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
     @property
     def projector_dtype(self) -> torch.dtype:
         """Of the projector's weights, whichever wrapper an adapter has put around it."""
-        return next(self.projector.parameters()).dtype
+        first: Any = self.projector.linears[0]
+        return first.weight.dtype
 
     def _embed(
         self,
@@ -311,8 +340,13 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """Words and pictures as float (batch, tokens, hidden_size), and the pictures' alone."""
         inputs_embeds = self.get_input_embeddings()(input_ids)
         is_image = input_ids.eq(self.config.image_token_id)
+        unseen = None
         if pixel_values is not None:
             image_features = self.vision_features(pixel_values)
+        elif is_split(self.vision_model) or (self.training and _learns(self.vision_model)):
+            unseen = self.vision_features(
+                self._black_picture()
+            )  # each process must call every part as often as the others
         if image_features is None:
             # In decoding one word comes at a time, and never the image token: there is nothing to look for.
             is_prompt = input_ids.shape[1] > 1 and not torch.compiler.is_compiling()
@@ -322,7 +356,10 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
                     "tokens. Pass what the processor made of text and pictures together."
                 )
             if self.training:  # every process of a parallel run must use every part in every step
-                inputs_embeds = inputs_embeds + 0 * self._unseen_picture().sum().to(inputs_embeds.dtype)
+                if unseen is None:
+                    unseen = torch.zeros(1, 1, self.config.vision_hidden_size or 0, device=inputs_embeds.device)
+                unseen = self.projector(unseen.to(self.projector_dtype))
+                inputs_embeds = inputs_embeds + 0 * unseen.sum().to(inputs_embeds.dtype)
             return inputs_embeds, None
         words = self.projector(image_features.to(self.projector_dtype)).to(inputs_embeds.dtype)
         num_places = words.shape[0] * words.shape[1]
@@ -334,15 +371,10 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             )
         return inputs_embeds.masked_scatter(is_image[..., None], words), words
 
-    def _unseen_picture(self) -> torch.Tensor:
-        """The projector's output for a black picture; with the vision encoder where that trains."""
-        if any(parameter.requires_grad for parameter in self.vision_model.parameters()):
-            height, width = self.config.image_size or configured_image_size(self.config.vision_config)
-            channels = getattr(self.config.vision_config, "num_channels", 3)
-            features = self.vision_features(torch.zeros(1, channels, height, width, device=self.device))
-        else:
-            features = torch.zeros(1, 1, self.config.vision_hidden_size or 0, device=self.device)
-        return self.projector(features.to(self.projector_dtype))
+    def _black_picture(self) -> torch.Tensor:
+        height, width = self.config.image_size or configured_image_size(self.config.vision_config)
+        channels = getattr(self.config.vision_config, "num_channels", 3)
+        return torch.zeros(1, channels, height, width, device=self.device)
 
     # Training and generation
 
@@ -358,6 +390,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -376,6 +409,8 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             image_features: float (pictures, image tokens, vision_hidden_size), what `vision_features` gave for the
                 pictures, instead of `pixel_values`.
             labels: int64 (batch, tokens), aligned with `input_ids`, not shifted; `IGNORE_INDEX` carries no loss.
+            shift_labels: int64 (batch, tokens), the next token of each, instead of `labels`: what the Trainer hands over
+                where a sequence is shared between processes.
             logits_to_keep: how many logits from the end, or indices along the tokens; 0 for all.
             num_items_in_batch: labels with loss in the whole optimiser step; the loss is their sum over it.
 
@@ -394,17 +429,18 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             raise ValueError("Pictures are placed by `input_ids`, got `inputs_embeds`. Pass the ids.")
         assert inputs_embeds is not None
 
-        if labels is not None:
+        if labels is not None and shift_labels is None:
+            shift_labels = next_tokens(labels)
+        if shift_labels is not None:
             use_cache = False  # with one, samples packed in a row would see each other
         arguments = self._text_inputs(inputs_embeds, attention_mask, position_ids, cache)
         arguments.update(use_cache=use_cache, return_dict=True, **kwargs)
-        if labels is not None and self.loss_chunk_size:
-            if self._head is None:
-                self._head = separate_head(self.language_model) or False
+        if shift_labels is not None and self.loss_chunk_size:
+            self.prepare_chunked_loss()
             if self._head:
                 outputs = self.language_model.base_model(**arguments)
                 return LlavaVisionLanguageOutput(
-                    loss=self._chunked_loss(outputs.last_hidden_state, labels, num_items_in_batch),
+                    loss=self._chunked_loss(outputs.last_hidden_state, shift_labels, num_items_in_batch),
                     image_features=words,
                 )
         if "logits_to_keep" in self._text_arguments:
@@ -417,10 +453,10 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = logits[:, kept]
         loss = None
-        if labels is not None:
+        if shift_labels is not None:
             loss = token_cross_entropy(
                 logits,
-                next_tokens(labels),
+                shift_labels,
                 num_items_in_batch=num_items_in_batch,
                 label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
@@ -482,20 +518,27 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         )
 
     def _chunked_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+        self, hidden_states: torch.Tensor, next_labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        head_parameters = [
-            parameter for parameter in self.get_output_embeddings().parameters() if parameter.requires_grad
-        ]
-        return chunked_token_cross_entropy(
-            hidden_states.flatten(0, 1),
-            next_tokens(labels).flatten().to(hidden_states.device),
-            self._head,
-            head_parameters,
-            chunk_size=self.loss_chunk_size or 1024,
-            num_items_in_batch=num_items_in_batch,
-            label_smoothing=self.config.label_smoothing if self.training else 0.0,
-        )
+        output_layer: Any = self.get_output_embeddings()
+
+        def loss_of(hidden_states: torch.Tensor) -> torch.Tensor:
+            return chunked_token_cross_entropy(
+                hidden_states,
+                next_labels.flatten().to(hidden_states.device),
+                self._head,
+                [parameter for parameter in output_layer.parameters() if parameter.requires_grad],
+                chunk_size=self.loss_chunk_size or 1024,
+                num_items_in_batch=num_items_in_batch,
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
+            )
+
+        return inside_call(output_layer, loss_of, hidden_states.flatten(0, 1))
+
+    def prepare_chunked_loss(self) -> None:
+        """Find out how the language model makes logits of its output, once; best before its weights are split over processes."""
+        if self._head is None:
+            self._head = separate_head(self.language_model) or False
 
     def create_masks_for_generate(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> Any:
         """The language model's own masks for a static cache, where it makes its own; transformers' otherwise."""
@@ -538,6 +581,15 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         elif pictures["pixel_values"] is not None:
             expanded["pixel_values"] = pictures["pixel_values"]
         return ids, expanded
+
+
+def is_split(module: nn.Module) -> bool:
+    """Whether a module's weights lie spread over processes, by FSDP2 or ZeRO-3, and come together when it is called."""
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def next_tokens(labels: torch.Tensor) -> torch.Tensor:

@@ -14,11 +14,13 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_transforms import to_pil_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.utils import PROCESSOR_NAME
 
 from ...blocks.token_loss import IGNORE_INDEX
-from ...parts.checkpoint_files import said_by
+from ...parts.checkpoint_files import find_file, read_config, said_by
 from ...parts.image_preparation import fix_picture_size, picture_size
 from ...parts.pictures import to_rgb
+from ...parts.pretrained_model import HUB_ARGUMENTS
 from ...parts.vision_features import (
     configured_image_size,
     describe_vision_model,
@@ -160,10 +162,20 @@ class LlavaVisionLanguageProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
         """Load what `save_pretrained` wrote.
 
+        A folder that a pipeline saved has image processor and tokenizer alone: the rest is then taken from the model's config.
+
         Raises:
             ValueError: if image processor or tokenizer are missing or damaged.
         """
         try:
+            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            if find_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where) is None:
+                stored = read_config(pretrained_model_name_or_path, **where)
+                processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+                processor.num_image_tokens = stored["num_image_tokens"]
+                processor.image_aspect_ratio = stored["image_aspect_ratio"]
+                processor.end_token = end_of_turn_token(processor.chat_template, processor.tokenizer)
+                return processor
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except Exception as error:  # whatever a file with other content makes its loader raise
             raise ValueError(

@@ -17,29 +17,27 @@ that is no token (-200): its vocabulary gets one row more.
 Source: https://github.com/haotian-liu/LLaVA/tree/c121f0432da27facab705978f83c4ada465e46fd/llava/model
 """
 
-import copy
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig, LlavaConfig, MistralConfig, PreTrainedConfig
+from transformers import LlamaConfig, LlavaConfig, MistralConfig, PreTrainedConfig
 
 from ...parts.vision_features import describe_vision_model
 from .configuration_llava import LlavaVisionLanguageConfig
 
-# Beginnings of names in a `llava-hf` file -> ours; the first that fits. {body} is what the causal language model calls its
-# body, `model` for most.
+# Beginnings of names in a `llava-hf` file -> ours.
 LLAVA_PREFIXES = {
     "vision_tower.": "vision_model.",
     "multi_modal_projector.linear_1.": "projector.linears.0.",
     "multi_modal_projector.linear_2.": "projector.linears.1.",
-    "language_model.model.": "language_model.{body}.",
-    "language_model.": "language_model.",
+    "language_model.model.": "language_model.model.",
+    "language_model.lm_head.": "language_model.lm_head.",
     "model.vision_tower.": "vision_model.",
     "model.multi_modal_projector.linear_1.": "projector.linears.0.",
     "model.multi_modal_projector.linear_2.": "projector.linears.1.",
-    "model.language_model.": "language_model.{body}.",
+    "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
 }
 
@@ -102,7 +100,8 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 SELECTED_FEATURES = {"patch": "default", "cls_patch": "full"}
 
-# Mean size of a final norm's weights: above 1 in LLaMA and Vicuna, below 0.01 in differences between the two.
+# Mean size of a final norm's weights that tells differences from weights: training starts them at 1, and they stay around it
+# or grow; what a fine-tuning changes of them is a small part of that.
 LARGEST_DELTA = 0.1
 
 
@@ -121,7 +120,7 @@ def config_from_llava(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"The config.json of a `llava` folder must have a section `{section}`, got {sorted(config)}. Copy or download "
                 "the folder again."
             )
-    theirs: Any = LlavaConfig.from_dict(copy.deepcopy(dict(config)))
+    theirs: Any = LlavaConfig.from_dict(dict(config))
     if not isinstance(theirs.vision_feature_layer, int):
         raise ValueError(
             "`vision_feature_layer` must be one layer, got the list "
@@ -155,14 +154,13 @@ def weights_from_llava(
 
     Args:
         weights: names as in the file -> tensor.
-        config: made of what `config_from_llava` gave.
+        config: made of what `config_from_llava` gave; the names are the same for all.
 
     Returns: `vision_model.*` and `language_model.*`, with the two models' own names as in the file, and `projector.*`.
 
     Raises:
         ValueError: if a tensor belongs to none of the parts.
     """
-    text_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)]
     ours = {}
     for name, tensor in weights.items():
         if name.endswith(tuple(DROPPED)):
@@ -173,8 +171,7 @@ def weights_from_llava(
                 "A `llava` file must hold `vision_tower.`, `multi_modal_projector.` and `language_model.` tensors, got "
                 f"`{name}`. Give a folder written by transformers' LlavaForConditionalGeneration."
             )
-        beginning = LLAVA_PREFIXES[prefix].format(body=text_class.base_model_prefix)
-        ours[beginning + name.removeprefix(prefix)] = tensor
+        ours[LLAVA_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
     return ours
 
 

@@ -119,6 +119,16 @@ def test_report_accounts_for_every_tensor_and_is_saved(folders, tmp_path, caplog
         assert saved[name].sha256 == hash_weights(part.state_dict()), name
 
 
+def test_report_tells_of_an_unused_pooler_that_the_folder_lacks(tmp_path):
+    save_vision(tmp_path / "tower", hub.ViTConfig(**TRANSFORMER)), save_text(tmp_path / "words")
+    file = tmp_path / "tower" / "model.safetensors"
+    weights = {name: tensor for name, tensor in load_file(file).items() if "pooler" not in name}
+    save_file(weights, file, metadata={"format": "pt"})
+    report = from_pretrained_parts(vision=tmp_path / "tower", text=tmp_path / "words").weight_report["vision"]
+    assert set(report.new) == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert len(report.copied) == len(weights)  # under other names in the file
+
+
 def test_saved_report_has_the_hashes_of_what_was_trained(folders, tmp_path):
     parts, tower, _ = folders
     model = from_pretrained_parts(**parts)
@@ -345,7 +355,8 @@ def test_processor_of_another_image_token_is_refused(folders):
 def bad(name: str) -> tuple[Any, str]:
     small = {name: TEXT[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     return {
-        "bert": (hub.BertConfig(**small), "is_decoder|causal language model"),
+        "electra": (hub.ElectraConfig(**small), "from left to right, got `electra`"),
+        "bert": (hub.BertConfig(**small), "from left to right, got `bert`.*`is_decoder=True`"),
         "distilbert": (hub.DistilBertConfig(vocab_size=NUM_TOKENS, dim=16, n_layers=1, n_heads=2), "`distilbert`"),
         "t5": (hub.T5Config(vocab_size=NUM_TOKENS, d_model=16, d_kv=8, num_layers=1, num_heads=2), "got `t5`"),
         "bart": (
@@ -360,7 +371,7 @@ def bad(name: str) -> tuple[Any, str]:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "t5", "bart", "rwkv", "clip"])
+@pytest.mark.parametrize("name", ["distilbert", "t5", "bart", "rwkv", "clip"])
 def test_text_model_that_can_not_read_pictures_is_refused_before_weights_load(name, tmp_path, no_weights):
     hub.CLIPVisionConfig(**TRANSFORMER).save_pretrained(tmp_path / "tower")
     tiny_image_processor().save_pretrained(tmp_path / "tower")
@@ -368,6 +379,15 @@ def test_text_model_that_can_not_read_pictures_is_refused_before_weights_load(na
     config.save_pretrained(tmp_path / "words")
     tiny_tokenizer().save_pretrained(tmp_path / "words")
     with pytest.raises(ValueError, match=f"(?s)`text` must .*({said})"):
+        from_pretrained_parts(vision=tmp_path / "tower", text=tmp_path / "words")
+
+
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_text_model_that_looks_ahead_is_refused(name, tmp_path):
+    # transformers lists encoders like BERT as causal language models, which they are by a setting only.
+    config, said = bad(name)
+    save_vision(tmp_path / "tower"), save_text(tmp_path / "words", config)
+    with pytest.raises(ValueError, match=said):
         from_pretrained_parts(vision=tmp_path / "tower", text=tmp_path / "words")
 
 

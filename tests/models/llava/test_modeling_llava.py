@@ -56,6 +56,20 @@ RESNET_VISION = {
     "depths": [1, 1],
     "layer_type": "basic",
 }
+GPT2 = {  # with a table of positions, where padding in front must not count
+    "model_type": "gpt2",
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": START,
+    "eos_token_id": END,
+    "pad_token_id": PAD,
+}
 VQVAE_VISION = {
     "model_type": "hf_vlm_vqvae",
     "image_size": 16,
@@ -158,7 +172,7 @@ def merged_by_hand(model, batch: Batch, features: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("text", [LLAMA, GEMMA], ids=["llama", "gemma"])
+@pytest.mark.parametrize("text", [LLAMA, GEMMA, GPT2], ids=["llama", "gemma", "gpt2"])
 @pytest.mark.parametrize("num_linear_layers", [1, 2, 3])
 def test_forward_is_the_language_model_on_embeddings_merged_by_hand(num_linear_layers, text):
     model = tiny_llava(CLIP_VISION, text, num_linear_layers=num_linear_layers)
@@ -412,6 +426,17 @@ def test_loss_is_the_mean_cross_entropy_of_the_next_token(mode):
         torch.testing.assert_close(model(**batch, num_items_in_batch=number).loss, by_hand * 16 / 50)
 
 
+@pytest.mark.parametrize("loss_chunk_size", [None, 4])
+def test_labels_that_come_shifted_are_not_shifted_again(loss_chunk_size):
+    model = tiny_llava().train()
+    model.loss_chunk_size = loss_chunk_size
+    batch = picture_batch(model.config.num_image_tokens)
+    expected = model(**batch).loss
+    shifted = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+    for labels in (None, torch.full_like(shifted, 11)):  # which says nothing beside them
+        torch.testing.assert_close(model(**batch | {"labels": labels, "shift_labels": shifted}).loss, expected)
+
+
 def test_batch_without_labels_that_count_has_loss_zero():
     model = tiny_llava().train()
     batch = picture_batch(model.config.num_image_tokens)
@@ -653,9 +678,10 @@ def count_calls(module) -> list[int]:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("text", [LLAMA, GPT2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("name", ["pixel_values", "image_features"])
-def test_rows_with_different_numbers_of_pictures_decode_as_alone(name, num_beams):
-    model = tiny_llava()
+def test_rows_with_different_numbers_of_pictures_decode_as_alone(name, text, num_beams):
+    model = tiny_llava(text=text)
     number = model.config.num_image_tokens
     batch = picture_batch(number, (1, 3, 0, 2), (2, 2, 2, 2))
     if name == "image_features":
