@@ -73,6 +73,12 @@ class ConversationSource:
     image_folder: str | None = None
     max_rows: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(
+                f"`max_rows` of `{self.path}` must be 1 or more, got {self.max_rows}. Leave it out for all."
+            )
+
 
 @dataclasses.dataclass(kw_only=True)
 class LlavaDataSection:
@@ -118,6 +124,11 @@ class LlavaDataSection:
         if self.max_tokens is not None and self.grouping != "none":
             raise ValueError(
                 f"`data.grouping` is for padded batches, got {self.grouping!r} with `max_tokens`. Leave one of them out."
+            )
+        if self.features_folder is not None and self.bad_pictures == "skip":
+            raise ValueError(
+                "`data.features_folder` wants pictures that can all be read, got `data.bad_pictures` 'skip'. Leave one of them out, "
+                "or take the rows out (`hf-vlm audit` names them)."
             )
 
 
@@ -181,6 +192,11 @@ class LlavaRecipe(Recipe):
         known = self.section_keys()
         for key in self.generation:
             refuse_unknown(key, known["generation"], "generation", known)
+        if self.training.get("label_smoothing_factor"):
+            raise ValueError(
+                "Labels are smoothed by the model, which shifts them, got `training.label_smoothing_factor`. Set "
+                "`model.settings.label_smoothing` in its place."
+            )
         trains_vision = "vision" in self.parts.train or (
             self.parts.lora is not None and "vision" in self.parts.lora.roles
         )

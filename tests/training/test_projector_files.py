@@ -50,7 +50,7 @@ def test_projector_is_taken_out_of_the_weights_of_the_whole_model(tmp_path):
     [
         ({"num_linear_layers": 1}, "`num_linear_layers`"),
         ({"vision": {"hidden_size": 8}}, r"`linears\.0\.weight`.*8"),
-        ({"text": {"hidden_size": 32}}, r"`linears\.0\.weight`.*32"),
+        ({"text": {"hidden_size": 32}}, r"`linears\.0\.bias`.*32.*24"),
         ({"vision_feature_layer": 0}, "layer -1.*layer 0"),
         ({"vision": CLIP_VISION, "vision_feature_layer": -1}, "`hf_vlm_vit`.*`clip_vision_model`"),
         ({"text": GEMMA}, "`llama`.*`gemma`"),
