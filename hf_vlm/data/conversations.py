@@ -19,51 +19,44 @@ Source: Liu et al. 2023, https://arxiv.org/abs/2304.08485, and the data files of
     https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md
 """
 
-import itertools
 import json
 import os
-import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
-import pyarrow.compute
-import pyarrow.parquet
 from PIL import Image
 
-from hf_vlm.data.image_text import load_saved
-from hf_vlm.data.line_tables import plain_name
+from hf_vlm.data.conversation_files import (
+    FIELDS,
+    HELD,
+    PICTURE_FIELDS,
+    SAVED_BY_DATASETS,
+    Chosen,
+    ConversationError,
+    HeldPictures,
+    Places,
+    StoredPath,
+    Texts,
+    cut,
+    files_in,
+    find_layout,
+    has_fields,
+    named_files,
+    no_layout,
+    open_rows,
+    saved_splits,
+)
 from hf_vlm.data.pictures import open_picture
 
 ROLES = ("system", "user", "assistant")
 _LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _IMAGE_MARKER = "<image>"  # in LLaVA's files, whatever a processor's image token is
-_FIELDS = ("messages", "conversations")
-_PICTURE_FIELDS = ("images", "image")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
-_SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
-
-_HELD = object()  # a picture whose bytes are in its row
-_CHARACTERS = 1 << 22  # of a JSON file, read at a time
-_ROWS = 1000  # of a table, read at a time
-_SPACE = re.compile(r"[ \t\n\r]*")
-
-
-class ConversationError(ValueError):
-    """What is wrong with a conversation.
-
-    Attributes:
-        kind: in a few words, for counting.
-    """
-
-    def __init__(self, message: str, kind: str = "bad rows") -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Conversations(Sequence[dict[str, Any]]):
@@ -79,17 +72,17 @@ class Conversations(Sequence[dict[str, Any]]):
 
     def __init__(
         self,
-        texts: "_Texts",
-        sources: "_Places",
+        texts: "Texts",
+        sources: "Places",
         folder: Path,
-        held: "_Held",
+        held: "HeldPictures",
         rows: np.ndarray,
         image_counts: np.ndarray,
     ) -> None:
         """`texts`: each row as JSON; `folder`: of pictures with names; `rows`: int64, which of all these are meant."""
         self._texts, self._places, self._folder, self._held, self._rows = texts, sources, folder, held, rows
         self.image_counts = image_counts
-        self.sources: Sequence[str] = _Chosen(sources, rows)
+        self.sources: Sequence[str] = Chosen(sources, rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -124,7 +117,7 @@ class Conversations(Sequence[dict[str, Any]]):
         pictures = []
         for number, name in enumerate(names):
             picture: Any = self._folder / name if name is not None else held[number]
-            where = f"{source}, {f'picture {number}' if name is None else _cut(name, 255)}"
+            where = f"{source}, {f'picture {number}' if name is None else cut(name, 255)}"
             try:
                 pictures.append(open_picture(picture, name=where))
             except FileNotFoundError:
@@ -176,12 +169,12 @@ def read_conversations(
         )
     if image_folder is not None and not Path(image_folder).is_dir():
         raise FileNotFoundError(f"`image_folder` must be a folder, got {image_folder}, which is none. Check it.")
-    files = [path] if path.is_file() else _layout(path, split)
+    files = [path] if path.is_file() else find_layout(path, split)
     if not files:
-        raise _no_layout(path, split)
+        raise no_layout(path, split)
     finder = _PictureFinder(Path(image_folder) if image_folder is not None else files[0].parent)
-    rows, places, held = _open(files, split)
-    texts, numbers, counts = _Texts(), array("q"), array("i")
+    rows, places, held = open_rows(files, split)
+    texts, numbers, counts = Texts(), array("q"), array("i")
     for number, row in enumerate(rows):
         try:
             if isinstance(row, ValueError):
@@ -195,7 +188,7 @@ def read_conversations(
         numbers.append(number)
         counts.append(num_pictures)
     if not numbers:
-        raise ValueError(f"{_named(files)} must hold conversations, got none. Check the file.")
+        raise ValueError(f"{named_files(files)} must hold conversations, got none. Check the file.")
     return Conversations(texts, places, finder.folder, held, np.array(numbers, np.int64), np.array(counts, np.int32))
 
 
@@ -212,7 +205,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]], num_images: int, image
             message, a text holds the image token or half of a character, or numbers differ. Row and file are not named.
     """
     if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
-        got = "none" if messages is None or messages == [] else _cut(repr(messages), 60)
+        got = "none" if messages is None or messages == [] else cut(repr(messages), 60)
         raise ConversationError(f"wanted a list of messages, got {got}. Fill or remove the row.")
     before, num_places = None, 0
     for index, message in enumerate(messages):
@@ -241,7 +234,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]], num_images: int, image
             words.encode()
         except UnicodeEncodeError as error:
             raise ConversationError(
-                f"wanted whole characters, got half of one in {place}, {_cut(repr(words), 60)}. Correct it."
+                f"wanted whole characters, got half of one in {place}, {cut(repr(words), 60)}. Correct it."
             ) from error
     if before != "assistant":
         raise ConversationError(
@@ -260,18 +253,18 @@ def holds_conversations(path: str | Path) -> bool:
     """Whether data has the fields of conversations, `messages` or `conversations`; a file .json is taken to have."""
     path = Path(path)
     if path.is_file():
-        return path.suffix.lower() == ".json" or _has_fields(path)
+        return path.suffix.lower() == ".json" or has_fields(path)
     if not path.is_dir():
         return False
-    if any((path / name).is_file() for name in _SAVED_BY_DATASETS):
+    if any((path / name).is_file() for name in SAVED_BY_DATASETS):
         try:
             saved = datasets.load_from_disk(str(path))
         except (ValueError, OSError, KeyError):
             return False
         tables = [saved] if isinstance(saved, datasets.Dataset) else list(saved.values())
-        return any(set(_FIELDS) & set(table.column_names) for table in tables)
+        return any(set(FIELDS) & set(table.column_names) for table in tables)
     places = [path, path / "data", *(path / split for split in _SPLITS)]
-    return any(_has_fields(file) for place in places for file in _files(place, ".json", ".jsonl", ".parquet"))
+    return any(has_fields(file) for place in places for file in files_in(place, ".json", ".jsonl", ".parquet"))
 
 
 def find_conversation_splits(path: str | Path) -> list[str | None]:
@@ -279,13 +272,13 @@ def find_conversation_splits(path: str | Path) -> list[str | None]:
     path = Path(path)
     if not path.is_dir():
         return [None]
-    for name in _SAVED_BY_DATASETS:
+    for name in SAVED_BY_DATASETS:
         if (path / name).is_file():
-            return [*_saved_splits(path / name)] or [None]
+            return [*saved_splits(path / name)] or [None]
     found: list[str | None] = []
     for split in _SPLITS:
         try:
-            if _layout(path, split):
+            if find_layout(path, split):
                 found.append(split)
         except ValueError:  # too many files, which reading the split tells
             found.append(split)
@@ -309,11 +302,11 @@ def _conversation(row: Mapping[str, Any], source: str, finder: "_PictureFinder")
         elif row.get("conversations") is not None:
             messages = _from_llava(row["conversations"])
         else:
-            given = ", ".join(f"`{_cut(str(key), 80)}`" for key in list(row)[:8]) or "nothing"
+            given = ", ".join(f"`{cut(str(key), 80)}`" for key in list(row)[:8]) or "nothing"
             raise ConversationError(f"wanted `messages` or `conversations`, got {given}. Name the field so.")
         pictures = _pictures(row)
         check_messages(messages, len(pictures), _IMAGE_MARKER)
-        names = [None if picture is _HELD else finder.find(picture) for picture in pictures]
+        names = [None if picture is HELD else finder.find(picture) for picture in pictures]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{source}: {error}") from error
     except ConversationError as error:
@@ -331,7 +324,7 @@ def _conversation(row: Mapping[str, Any], source: str, finder: "_PictureFinder")
 def _from_messages(messages: Any) -> list[dict[str, Any]]:
     """Messages without the empty keys that tables add to parts."""
     if not isinstance(messages, list) or not messages:
-        got = "none" if messages == [] else f"{type(messages).__name__} {_cut(repr(messages), 60)}"
+        got = "none" if messages == [] else f"{type(messages).__name__} {cut(repr(messages), 60)}"
         raise ConversationError(f"wanted a list `messages`, got {got}. Fill or remove the row.")
     plain, num_pictures = [], 0
     for index, message in enumerate(messages):
@@ -359,14 +352,14 @@ def _from_messages(messages: Any) -> list[dict[str, Any]]:
 def _from_llava(turns: Any) -> list[dict[str, Any]]:
     """LLaVA's turns as messages; a human turn's pictures move to its front, as its `preprocess_multimodal` has it."""
     if not isinstance(turns, list) or not turns:
-        got = "none" if turns == [] else f"{type(turns).__name__} {_cut(repr(turns), 60)}"
+        got = "none" if turns == [] else f"{type(turns).__name__} {cut(repr(turns), 60)}"
         raise ConversationError(f"wanted a list `conversations`, got {got}. Fill or remove the row.")
     messages = []
     for index, turn in enumerate(turns):
         role = _LLAVA_ROLES[_role(turn, "from", list(_LLAVA_ROLES), index)]
         text = turn.get("value")
         if not isinstance(text, str):
-            got = f"{type(text).__name__} {_cut(repr(text), 60)}"
+            got = f"{type(text).__name__} {cut(repr(text), 60)}"
             raise ConversationError(f"wanted a text as `value` of `conversations[{index}]`, got {got}. Correct it.")
         content: Any = text
         if role == "user" and (num_pictures := text.count(_IMAGE_MARKER)):
@@ -380,12 +373,12 @@ def _from_llava(turns: Any) -> list[dict[str, Any]]:
 def _role(message: Any, key: str, known: Sequence[str], index: int) -> str:
     place = f"`{'messages' if key == 'role' else 'conversations'}[{index}]`"
     if not isinstance(message, Mapping):
-        raise ConversationError(f"wanted {place} to be an object, got {_cut(repr(message), 60)}. Correct it.")
+        raise ConversationError(f"wanted {place} to be an object, got {cut(repr(message), 60)}. Correct it.")
     role = message.get(key)
     if role not in known:
         names = ", ".join(f"`{name}`" for name in known)
         raise ConversationError(
-            f"wanted `{key}` of {place} to be one of {names}, got {_cut(repr(role), 60)}. Rename it.", "unknown roles"
+            f"wanted `{key}` of {place} to be one of {names}, got {cut(repr(role), 60)}. Rename it.", "unknown roles"
         )
     return str(role)
 
@@ -411,16 +404,16 @@ def _parts(content: Any, place: str) -> list[Mapping[str, Any]]:
         return [{"type": "text", "text": content or ""}]
     if not isinstance(content, list):
         raise ConversationError(
-            f"wanted a text or a list of parts as `content` of {place}, got {_cut(repr(content), 60)}. Correct it."
+            f"wanted a text or a list of parts as `content` of {place}, got {cut(repr(content), 60)}. Correct it."
         )
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("image", "text"):
             raise ConversationError(
-                f"wanted parts of `type` `image` or `text` in {place}, got {_cut(repr(part), 60)}. Correct it."
+                f"wanted parts of `type` `image` or `text` in {place}, got {cut(repr(part), 60)}. Correct it."
             )
         if kind == "text" and not isinstance(part.get("text"), str):
-            raise ConversationError(f"wanted a `text` in a part of {place}, got {_cut(repr(part), 60)}. Fill it.")
+            raise ConversationError(f"wanted a `text` in a part of {place}, got {cut(repr(part), 60)}. Fill it.")
         inside = [key for key in ("image", "url", "path", "base64") if part.get(key) is not None]
         if inside:
             raise ConversationError(
@@ -432,8 +425,8 @@ def _parts(content: Any, place: str) -> list[Mapping[str, Any]]:
 
 
 def _pictures(row: Mapping[str, Any]) -> list[Any]:
-    """The pictures of a row: names, or `_HELD`."""
-    given = [key for key in _PICTURE_FIELDS if row.get(key) is not None and row[key] not in ("", [])]
+    """The pictures of a row: names, or `HELD`."""
+    given = [key for key in PICTURE_FIELDS if row.get(key) is not None and row[key] not in ("", [])]
     if len(given) > 1:
         raise ConversationError("wanted pictures as `images` or as `image`, got both. Leave one out.")
     if not given:
@@ -443,15 +436,11 @@ def _pictures(row: Mapping[str, Any]) -> list[Any]:
     for picture in value if isinstance(value, list) else [value]:
         if isinstance(picture, Mapping) and picture.get("bytes") is None:
             picture = picture.get("path")
-        if picture is not _HELD and not isinstance(picture, str):
-            got = "none" if picture is None else _cut(repr(picture), 60)
+        if picture is not HELD and not isinstance(picture, str):
+            got = "none" if picture is None else cut(repr(picture), 60)
             raise ConversationError(f"wanted a picture's name in `{given[0]}`, got {got}. Fill or remove the row.")
         pictures.append(picture)
     return pictures
-
-
-class _StoredPath(str):
-    """A picture's path as `datasets` keeps it, which may be absolute."""
 
 
 class _PictureFinder:
@@ -463,19 +452,19 @@ class _PictureFinder:
 
     def find(self, name: str) -> str:
         """The name that the file has, relative to the folder; raises without the source."""
-        if isinstance(name, _StoredPath) and os.path.isabs(name):
+        if isinstance(name, StoredPath) and os.path.isabs(name):
             if os.path.isfile(name):
                 return str(name)
-            raise FileNotFoundError(f"wanted the picture {_cut(name, 255)}, got no such file. Check the path.")
+            raise FileNotFoundError(f"wanted the picture {cut(name, 255)}, got no such file. Check the path.")
         if "://" in name or name.startswith("data:"):
             raise ConversationError(
-                f"wanted a picture's file in the folder, got the URL {_cut(name, 80)}. Download it, and name the file.",
+                f"wanted a picture's file in the folder, got the URL {cut(name, 80)}. Download it, and name the file.",
                 "unwanted names of pictures",
             )
         windows = PureWindowsPath(name)  # takes both `/` and `\` as separators
         if windows.anchor or windows.drive or PurePosixPath(name).is_absolute() or ".." in windows.parts:
             raise ConversationError(
-                f"wanted a picture's name inside the folder, got {_cut(name, 255)}. Make it relative to `image_folder`.",
+                f"wanted a picture's name inside the folder, got {cut(name, 255)}. Make it relative to `image_folder`.",
                 "unwanted names of pictures",
             )
         parent, base = os.path.split(os.path.normpath(name))
@@ -492,7 +481,7 @@ class _PictureFinder:
         if os.path.isfile(self.folder / parent / base):  # where a file system takes names as equal that differ
             return os.path.join(parent, base)
         raise FileNotFoundError(
-            f"wanted the picture {_cut(name, 255)}, got no such file in {self.folder}. Add the file, give the right "
+            f"wanted the picture {cut(name, 255)}, got no such file in {self.folder}. Add the file, give the right "
             "`image_folder`, or remove the row."
         )
 
@@ -500,304 +489,6 @@ class _PictureFinder:
 # Files -> rows
 
 
-def _open(files: Sequence[Path], split: str | None) -> tuple[Iterable[Any], "_Places", "_Held"]:
-    """The rows of files, where they stand, and the pictures held in them."""
-    suffix = files[0].suffix.lower()
-    if files[0].name in _SAVED_BY_DATASETS:
-        table = load_saved(files[0].parent, split)
-        splits = _saved_splits(files[0])
-        place = files[0].parent / (split or splits[0]) if splits else files[0].parent
-        places = _Places([str(place)], [0])
-    elif suffix == ".parquet":
-        table, starts = _load_parquet(files)
-        places = _Places([str(file) for file in files], starts)
-    elif suffix in (".json", ".jsonl"):
-        lines = array("q") if suffix == ".jsonl" else None
-        rows = _read_json_list(files[0]) if lines is None else _read_json_lines(files[0], lines)
-        return rows, _Places([str(files[0])], [0], lines), _Held(None)
-    else:
-        raise ValueError(f"`path` must be a file .json, .jsonl or .parquet, or a folder, got {files[0]}. Convert it.")
-    columns = [name for name in (*_FIELDS, *_PICTURE_FIELDS, "id") if name in table.column_names]
-    if not set(_FIELDS) & set(columns):
-        raise ValueError(
-            f"{_named(files)} must have a column `messages` or `conversations`, got {', '.join(table.column_names)}. "
-            "Rename one."
-        )
-    return _read_table(table, columns), places, _Held(table)
-
-
-def _read_table(table: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a table, `_HELD` in place of pictures' bytes, which are not read."""
-    for batch in table.select_columns(list(columns)).with_format("arrow").iter(batch_size=_ROWS):
-        for part in batch.to_batches():
-            read = {
-                name: _marks(part.column(name)) if name in _PICTURE_FIELDS else part.column(name).to_pylist()
-                for name in columns
-            }
-            for values in zip(*read.values(), strict=True):
-                yield dict(zip(read, values, strict=True))
-
-
-def _marks(pictures: Any) -> list[Any]:
-    """Of an arrow array of pictures, or of lists of them: `_HELD`, the name, or None for each."""
-    kind, types = pictures.type, pyarrow.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        items = iter(_marks(pyarrow.compute.list_flatten(pictures)))
-        numbers = pyarrow.compute.list_value_length(pictures).to_pylist()
-        return [None if number is None else list(itertools.islice(items, number)) for number in numbers]
-    if types.is_struct(kind):
-        names = {kind.field(index).name for index in range(kind.num_fields)}
-        nothing = [None] * len(pictures)
-        held = pyarrow.compute.struct_field(pictures, "bytes").is_valid().to_pylist() if "bytes" in names else nothing
-        paths = pyarrow.compute.struct_field(pictures, "path").to_pylist() if "path" in names else nothing
-        return [_HELD if is_held else path and _StoredPath(path) for is_held, path in zip(held, paths, strict=True)]
-    if types.is_binary(kind) or types.is_large_binary(kind):
-        return [_HELD if is_held else None for is_held in pictures.is_valid().to_pylist()]
-    return pictures.to_pylist()
-
-
-def _load_parquet(files: Sequence[Path]) -> tuple[datasets.Dataset, list[int]]:
-    """The rows of parquet files as one table, and the number of each file's first."""
-    try:
-        sizes = [pyarrow.parquet.read_metadata(file).num_rows for file in files]
-        if sum(sizes):
-            table = datasets.Dataset.from_parquet([str(file) for file in files])
-            return table, [0, *itertools.accumulate(sizes[:-1])]
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(
-            f"{_named(files)}: wanted parquet data, got {error.__cause__ or error}. Copy or download it again."
-        ) from error
-    raise ValueError(f"{_named(files)} must hold conversations, got no rows. Check the file.")
-
-
-def _read_json_lines(file: Path, lines: array) -> Iterator[Any]:
-    """Each row of a JSON-lines file, or what is wrong with it, its line's number put into `lines` before."""
-    with file.open(encoding="utf-8-sig") as stream:
-        try:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                lines.append(number)
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    told = f"{file}, line {number}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it."
-                    yield ConversationError(told)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
-
-
-def _read_json_list(file: Path) -> Iterator[Any]:
-    """Each item of a JSON list, without holding all of them.
-
-    Raises:
-        ValueError: if the file is none, or damaged; names the row, after which no other can be told.
-    """
-    decoder, row = json.JSONDecoder(), 0
-    with file.open(encoding="utf-8-sig") as stream:
-        try:
-            text = stream.read(_CHARACTERS)
-            start = _end_of_space(text, 0)
-            if text[start : start + 1] != "[":
-                raise ValueError(
-                    f"{file} must hold a JSON list of conversations, got {text[start : start + 60]!r}. Put `[` and `]` around "
-                    "the rows with commas between them, or name a file with one object a line `.jsonl`."
-                )
-            position, is_parted, reason = start + 1, True, "the end of the file"
-            while True:
-                position = _end_of_space(text, position)
-                if text[position : position + 1] == "]":
-                    return
-                if position < len(text) and not is_parted:
-                    if text[position] != ",":
-                        raise _cut_list(file, row, repr(text[position : position + 60]))
-                    position, is_parted = position + 1, True
-                    continue
-                if position < len(text):
-                    try:
-                        item, position = decoder.raw_decode(text, position)
-                    except (ValueError, RecursionError) as error:  # or it goes on in the next part of the file
-                        reason = f"{text[position : position + 60]!r} ({getattr(error, 'msg', error)})"
-                    else:
-                        yield item
-                        row, is_parted, reason = row + 1, False, "the end of the file"
-                        continue
-                more = stream.read(max(_CHARACTERS, len(text) - position))  # twice as much each time: linear in all
-                if not more:
-                    raise _cut_list(file, row, reason)
-                text, position = text[position:] + more, 0
-        except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
-
-
-def _end_of_space(text: str, start: int) -> int:
-    match = _SPACE.match(text, start)
-    assert match is not None  # it matches nothing, too
-    return match.end()
-
-
-def _cut_list(file: Path, row: int, got: str) -> ValueError:
-    return ValueError(f"{file}, row {row}: wanted a JSON object, got {got}. Correct it, or copy or download it again.")
-
-
-def _not_utf8(file: Path) -> ValueError:
-    return ValueError(f"{file} must be UTF-8 text, got bytes that are not. Convert it.")
-
-
-def _saved_splits(mark: Path) -> list[str]:
-    """The splits that a mark of `save_to_disk` tells of, if any."""
-    try:
-        return [str(split) for split in json.loads(mark.read_text(encoding="utf-8")).get("splits", [])]
-    except (ValueError, AttributeError, TypeError):
-        return []  # `load_saved` says what is wrong
-
-
-def _files(folder: Path, *suffixes: str) -> list[Path]:
-    """The files of a folder with these suffixes in small or capital letters, in order."""
-    if not folder.is_dir():
-        return []
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(suffixes))
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
-def _layout(folder: Path, split: str | None) -> list[Path]:
-    """The files of one split: the mark of `save_to_disk`, one JSON file, any number of parquet files, or none."""
-    saved = [folder / name for name in _SAVED_BY_DATASETS if (folder / name).is_file()]
-    if saved:
-        return saved[:1]
-    if split is None:
-        tables = _files(folder, ".json", ".jsonl")
-        shards = _files(folder, ".parquet") or _files(folder / "data", ".parquet")
-        if len(tables) > 1 or shards:  # others may be there, such as of settings
-            tables = [file for file in tables if _has_fields(file)]
-        names = {file.name.split(".")[0].split("-")[0] for file in shards}
-        if len(tables) > 1 or (not tables and len(names) > 1):
-            raise ValueError(
-                f"`split` must say which part of {folder} to read, got None and {_some(file.name for file in tables or shards)}. "
-                "Name one, such as `split='train'`, or give the file."
-            )
-        return tables or shards
-    tables = [
-        file for file in _files(folder, ".json", ".jsonl") if plain_name(file) in (f"{split}.json", f"{split}.jsonl")
-    ]
-    if not tables and (tables := _files(folder / split, ".json", ".jsonl"))[1:]:
-        tables = [file for file in tables if _has_fields(file)]
-    if len(tables) > 1:
-        raise ValueError(
-            f"{folder} must hold one file of the split `{split}`, got {_some(map(str, tables))}. Give the file."
-        )
-    if tables:
-        return tables
-    named = re.compile(rf"{re.escape(split)}(?![A-Za-z])")  # `val` is not `validation`
-    for place in (folder, folder / "data"):
-        if shards := [file for file in _files(place, ".parquet") if named.match(file.name)]:
-            return shards
-    return _files(folder / split, ".parquet")
-
-
-def _no_layout(folder: Path, split: str | None) -> ValueError:
-    wanted = "one *.json or *.jsonl, or *.parquet" if split is None else (
-        f"{split}.json, {split}.jsonl, {split}*.parquet or {split}/*.parquet"
-    )  # fmt: skip
-    there = sorted(entry.name for entry in folder.iterdir())[:8]
-    return ValueError(
-        f"{folder} must hold {wanted}, got {', '.join(there) or 'an empty folder'}. Add one, or check `split`."
-    )
-
-
-def _has_fields(file: Path) -> bool:
-    """Whether the first row of a file has the fields of a conversation."""
-    try:
-        if file.suffix.lower() == ".parquet":
-            return bool(set(_FIELDS) & set(pyarrow.parquet.read_schema(file).names))
-        rows = _read_json_list(file) if file.suffix.lower() == ".json" else _read_json_lines(file, array("q"))
-        first = next((row for row in itertools.islice(rows, 10) if isinstance(row, Mapping)), {})
-    except (ValueError, OSError):
-        return False
-    return bool(set(_FIELDS) & set(first))
-
-
-# What rows are kept in
-
-
-class _Texts(Sequence[str]):
-    """Many texts in one block of memory, which workers share as it is, where a list's are copied by their counts."""
-
-    def __init__(self) -> None:
-        self._data, self._ends = bytearray(), array("q", [0])
-
-    def append(self, text: bytes) -> None:
-        self._data += text
-        self._ends.append(len(self._data))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return self._data[self._ends[index] : self._ends[index + 1]].decode()
-
-
-class _Places:
-    """Where rows stand: `FILE, row 3`, counted from 0 in each file, or `FILE, line 4` by a list of lines."""
-
-    def __init__(self, files: Sequence[str], starts: Sequence[int], lines: array | None = None) -> None:
-        self._files, self._starts, self._lines = files, np.array(starts), lines
-
-    def __getitem__(self, index: int) -> str:
-        if self._lines is not None:
-            return f"{self._files[0]}, line {self._lines[index]}"
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return f"{self._files[file]}, row {index - self._starts[file]}"
-
-
-class _Held:
-    """The pictures that a table holds, a row's read when asked for, undecoded."""
-
-    def __init__(self, table: datasets.Dataset | None) -> None:
-        self._columns = []
-        if table is not None:
-            names = [name for name in _PICTURE_FIELDS if name in table.column_names]
-            self._columns = [table.select_columns([name]).with_format("arrow") for name in names]
-
-    def __getitem__(self, row: int) -> list[Any]:
-        for column in self._columns:
-            value = column[row].column(0)[0].as_py()
-            if value:
-                values = value if isinstance(value, list) else [value]
-                return [item["bytes"] if isinstance(item, Mapping) else item for item in values]
-        return []
-
-
-class _Chosen(Sequence[str]):
-    """Where the chosen rows stand, each told when asked for."""
-
-    def __init__(self, items: _Places, rows: np.ndarray) -> None:
-        self._items, self._rows = items, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        return self._items[int(self._rows[index])]
-
-
-def _named(files: Sequence[Path]) -> str:
-    if files[0].name in _SAVED_BY_DATASETS:
-        return str(files[0].parent)
-    return ", ".join(map(str, files[:3])) + (", ..." if len(files) > 3 else "")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-
-
 def _around(text: str, word: str) -> str:
     start = text.index(word)
-    return repr(_cut(text[max(start - 20, 0) : start + len(word) + 20], 80))
-
-
-def _cut(text: str, length: int) -> str:
-    """A text for a message, which any stream takes, shortened if it's long."""
-    text = text.encode(errors="backslashreplace").decode()
-    return text if len(text) <= length else f"{text[:length]}..."
+    return repr(cut(text[max(start - 20, 0) : start + len(word) + 20], 80))

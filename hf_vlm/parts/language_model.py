@@ -55,8 +55,8 @@ def check_language_model(config: PreTrainedConfig) -> None:
         )
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise ValueError(
-            f"`text` must read from left to right, got `{config.model_type}`, an encoder, which reads both ways "
-            "(`is_decoder` is false). Use a decoder such as Llama; encoders are for the reader model, TrOCR."
+            f"`text` must read from left to right, got `{config.model_type}`, an encoder, which reads both ways. Use a decoder "
+            "such as Llama, or a checkpoint that was trained with `is_decoder=True`; encoders are for the reader model, TrOCR."
         )
     if getattr(config, "hidden_size_per_layer_input", None):
         raise ValueError(

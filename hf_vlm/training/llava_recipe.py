@@ -127,9 +127,16 @@ class LlavaDataSection:
             )
         if self.features_folder is not None and self.bad_pictures == "skip":
             raise ValueError(
-                "`data.features_folder` wants pictures that can all be read, got `data.bad_pictures` 'skip'. Leave one of them out, "
-                "or take the rows out (`hf-vlm audit` names them)."
+                "`data.features_folder` wants pictures that can all be read, got `data.bad_pictures` 'skip'. Leave one of them "
+                "out, or take the rows out (`hf-vlm audit` names them)."
             )
+
+
+@dataclasses.dataclass(kw_only=True)
+class RecipeLora(LoraSection):
+    """As `LoraSection`; what trains in full beside the adapters is `parts.train`."""
+
+    train: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -146,7 +153,7 @@ class PartsSection:
 
     train: list[str] = dataclasses.field(default_factory=lambda: ["projector", "language"])
     learning_rates: dict[str, float] = dataclasses.field(default_factory=dict)
-    lora: LoraSection | None = None
+    lora: RecipeLora | None = None
 
     def __post_init__(self) -> None:
         for name in (*self.train, *self.learning_rates):
@@ -167,7 +174,12 @@ class PartsSection:
                     "`parts.train`."
                 )
         if self.lora is not None:
-            self.lora.train = [name for name in self.train]
+            if self.lora.train not in ([], self.train):
+                raise ValueError(
+                    f"`parts.train` tells what trains in full beside adapters, got {self.lora.train} in `parts.lora.train`. Leave "
+                    "that out."
+                )
+            self.lora.train = list(self.train)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from hf_vlm.data import conversations
+from hf_vlm.data import conversation_files
 from hf_vlm.data.conversations import (
     check_messages,
     find_conversation_splits,
@@ -391,7 +391,7 @@ def test_list_read_in_pieces_is_what_json_reads(folder, monkeypatch, size):
     rows = [{"messages": [user("Q\u2028 \U0001f600"), assistant(str(number))], "id": "x"} for number in range(5)]
     file = folder / "rows.json"
     file.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8-sig")
-    monkeypatch.setattr(conversations, "_CHARACTERS", size)
+    monkeypatch.setattr(conversation_files, "_CHARACTERS", size)
     read = read_conversations(file)
     assert [read.messages(index) for index in range(len(read))] == [row["messages"] for row in rows]
 

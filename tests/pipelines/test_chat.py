@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 
 import pytest
 import torch
@@ -328,11 +327,11 @@ def test_error_of_the_generating_thread_is_raised_where_the_answer_is_taken(sess
 
 @pytest.fixture
 def interrupt(slow, monkeypatch):
-    """Takes a piece of a stream that does not come, and meets Ctrl-C while it waits; then lets the model end its step."""
+    """Takes a piece of a stream that does not come, and meets Ctrl-C while it waits; then lets the model go on, if it will."""
     stop = _Generation.stop
 
     def stop_and_let_go(generation):
-        threading.Timer(0.3, slow.release).start()
+        threading.Timer(0.3, slow.release, [100]).start()
         stop(generation)
 
     def take(stream):
@@ -355,19 +354,14 @@ def test_interrupted_answer_stops_the_model_and_is_kept_as_far_as_it_came(sessio
     slow.release(3)
     pieces = [next(stream), next(stream), next(stream)]
     interrupt(stream)
-    num_calls = sum(slow.counted)
-    assert num_calls <= 4
-    slow.release(100)
-    time.sleep(0.3)
-    assert sum(slow.counted) == num_calls  # the model has stopped
+    assert sum(slow.counted) <= 4  # the model stopped after the step that it was in
     assert session.messages == [question("colours?", 2), said("".join(pieces))]
     assert answer(session, "colours?", [coloured("red")])  # and goes on
 
 
 def test_answer_interrupted_before_its_first_word_leaves_no_trace(session, slow, interrupt):
     interrupt(session.ask("colours?", [coloured("green")]))
-    assert session.messages == [] and session.images == []
-    slow.release(100)
+    assert session.messages == [] and session.images == [] and sum(slow.counted) <= 1
     assert answer(session, "colours?", [coloured("red")]) == "red"
 
 

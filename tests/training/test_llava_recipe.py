@@ -110,6 +110,7 @@ def test_value_of_the_wrong_type_names_its_key(load, override, key):
         ([*LORA, "parts.train=[vision]"], "got `vision` in `parts.train`. Name it in `parts.lora.roles`"),
         ([*LORA, "parts.lora.rank=0"], "`lora.rank` must be 1 or more, got 0"),
         ([*LORA, "parts.lora.dropout=1"], r"`lora.dropout` must be in \[0, 1\), got 1"),
+        ([*LORA, "parts.lora.train=[vision]"], r"got \['vision'\] in `parts.lora.train`"),
         ([*LORA, "training.fsdp=true"], "got `training.fsdp` or `training.deepspeed`"),
         ([*LORA[1:]], "`model.pretrained`, got parts"),
         (["training.label_smoothing_factor=0.1"], "`model.settings.label_smoothing` in its place"),

@@ -371,7 +371,7 @@ def bad(name: str) -> tuple[Any, str]:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["distilbert", "t5", "bart", "rwkv", "clip"])
+@pytest.mark.parametrize("name", ["distilbert", "t5", "bart", "rwkv", "clip", "bert", "electra"])
 def test_text_model_that_can_not_read_pictures_is_refused_before_weights_load(name, tmp_path, no_weights):
     hub.CLIPVisionConfig(**TRANSFORMER).save_pretrained(tmp_path / "tower")
     tiny_image_processor().save_pretrained(tmp_path / "tower")
