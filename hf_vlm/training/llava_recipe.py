@@ -176,8 +176,8 @@ class PartsSection:
         if self.lora is not None:
             if self.lora.train not in ([], self.train):
                 raise ValueError(
-                    f"`parts.train` tells what trains in full beside adapters, got {self.lora.train} in `parts.lora.train`. Leave "
-                    "that out."
+                    f"`parts.train` tells what trains in full beside adapters, got {self.lora.train} in `parts.lora.train`. "
+                    "Leave that out."
                 )
             self.lora.train = list(self.train)
 

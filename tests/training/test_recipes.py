@@ -20,6 +20,7 @@ from hf_vlm.training.recipe_files import RECIPE_FOLDER
 from hf_vlm.training.tasks import load_recipe
 from hf_vlm.training.trocr import build_trainer
 from tests.tiny_lines import TEXTS, recipe_of, write_lines
+from tests.training.tiny_conversations import write_conversations, write_parts
 from tests.training.tiny_pictures import write_pictures
 
 
@@ -215,6 +216,30 @@ def test_pretrained_half_precision_folder_is_trained_in_full_precision(recipe_se
     assert (model.lm_head if hasattr(model, "lm_head") else model.get_output_embeddings()).weight is (
         model.get_input_embeddings().weight
     )
+
+
+def run_llava(folder, command, output_dir, *overrides):
+    """Exit code of a LLaVA recipe's command on tiny parts; conversations are the longer for a tokenizer of characters."""
+    parts = {"PARTS/dinov2-small": "vision", "PARTS/smollm2-135m-instruct": "text", "runs/llava-projector": "first"}
+    words = []
+    for word in command:
+        for name, place in parts.items():
+            word = word.replace(name, str(folder / place))
+        words.append(word.replace("DATA", str(folder)))
+    small = [f"training.output_dir={folder / output_dir}", "training.report_to=none"]
+    return main([*words, *small, *overrides])
+
+
+def test_llava_commands_run_one_after_the_other(tmp_path, capsys):
+    write_parts(tmp_path)
+    write_conversations(tmp_path)
+    for name in ("chat", "captions"):
+        (tmp_path / name).rename(tmp_path / f"emoji-{name}")
+    first = ["model.settings={image_size: 16, vision_feature_layer: -1}", "training.max_steps=1"]
+    assert run_llava(tmp_path, command_of("llava-projector"), "first", *first) == 0
+    assert run_llava(tmp_path, command_of("llava-chat"), "second", "--dry-run") == 0
+    assert "language_model" in capsys.readouterr().out
+    assert run_llava(tmp_path, command_of("llava-chat-lora"), "third", "--dry-run") == 0
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml")))
