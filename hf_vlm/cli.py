@@ -249,8 +249,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     settings = {"split": options.split, "batch_size": options.batch_size}
     of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
-    tokenizes = is_tokenizer(options.model)
-    if is_visual_chat(options.model):
+    chats = is_visual_chat(options.model)  # first: an adapter's folder has no config of its own
+    tokenizes = not chats and is_tokenizer(options.model)
+    if chats:
         if options.ignore_case:
             raise ValueError("`--ignore-case` is for lines; answers are compared without case. Leave it out.")
         beams = {} if options.num_beams is None else {"num_beams": options.num_beams}

@@ -1,5 +1,6 @@
 """Measuring a LLaVA on questions with known answers."""
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,11 @@ class AnswerScores:
 def is_visual_chat(name_or_folder: str) -> bool:
     """Whether a folder or Hub name is a LLaVA, or an adapter of one."""
     if find_file(name_or_folder, "adapter_config.json") is not None:
-        return find_file(name_or_folder, "processor_config.json") is not None
+        stored = find_file(name_or_folder, "processor_config.json")
+        if stored is None:
+            return False
+        kind = json.loads(stored.read_text(encoding="utf-8")).get("processor_class")
+        return kind == LlavaVisionLanguageProcessor.__name__
     try:
         return read_config(name_or_folder).get("model_type") in ("hf_vlm_llava", "llava")
     except FileNotFoundError:
