@@ -81,7 +81,7 @@ def known(script, read):
 def test_commonest_answer_is_that_of_the_same_words(known, read):
     asked = read(
         row(["red"], ("What is it?", "?")),
-        row(["red"], ('Is it "green"?', "?")),  # what is quoted does not count
+        row(["red"], ('Is it "cold"?', "?")),  # what is quoted does not count
         row(["red"], ("How many there are?", "?")),  # nearest in words
         row(["red"], ("What is it?", "a lie"), ("How many are there?", "?")),  # the last question is asked
     )

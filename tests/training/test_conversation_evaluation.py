@@ -37,7 +37,10 @@ ROWS = [
     (["green", "blue"], [asked("green", "blue"), said("green blue")]),
     ([], [{"role": "user", "content": "hello"}, said("hi")]),
     (["blue"], [asked("blue"), said("red")]),
-    (["green"], [asked("green"), said("green"), {"role": "user", "content": "first?"}, said("blue")]),
+    (
+        ["green", "blue"],
+        [asked("green", "blue"), said("green blue"), {"role": "user", "content": "first?"}, said("blue")],
+    ),
     (["red"], [asked("red"), said("red"), {"role": "user", "content": "first?"}, said("red")]),
 ]
 ANSWERS = ["red", "green blue", "hi", "blue", "green", "red"]
