@@ -42,8 +42,8 @@ def token_cross_entropy(
     if num_items_in_batch is None:
         num_items_in_batch = labels.ne(IGNORE_INDEX).sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+        num_items_in_batch = num_items_in_batch.to(total.device).clamp(min=1)
+    return total / max(num_items_in_batch, 1) if isinstance(num_items_in_batch, int) else total / num_items_in_batch
 
 
 def ctc_loss(
@@ -82,8 +82,8 @@ def ctc_loss(
     if num_items_in_batch is None:
         num_items_in_batch = carries.sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+        num_items_in_batch = num_items_in_batch.to(total.device).clamp(min=1)
+    return total / max(num_items_in_batch, 1) if isinstance(num_items_in_batch, int) else total / num_items_in_batch
 
 
 def shift_right(labels: torch.Tensor, *, start_token_id: int, pad_token_id: int) -> torch.Tensor:
@@ -155,7 +155,7 @@ def chunked_token_cross_entropy(
     if num_items_in_batch is None:
         num_items_in_batch = max(len(places), 1)
     if isinstance(num_items_in_batch, torch.Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
+        num_items_in_batch = num_items_in_batch.to(total.device).clamp(min=1)
     return (total / num_items_in_batch).float()
 
 

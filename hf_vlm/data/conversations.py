@@ -486,9 +486,6 @@ class _PictureFinder:
         )
 
 
-# Files -> rows
-
-
 def _around(text: str, word: str) -> str:
     start = text.index(word)
     return repr(cut(text[max(start - 20, 0) : start + len(word) + 20], 80))

@@ -289,7 +289,12 @@ class ChatSession:
         longest = settings.get("max_new_tokens", getattr(given, "max_new_tokens", None))
         if longest is None:
             in_all = settings.get("max_length", getattr(given, "max_length", None))
-            longest = _MAX_NEW_TOKENS if in_all is None else max(in_all - num_tokens, 0)
+            if in_all is not None and in_all <= num_tokens:
+                raise ValueError(
+                    f"`max_length` must leave room for an answer, got {in_all} for a prompt of {num_tokens} tokens. Set "
+                    "`max_new_tokens` instead, or take back an exchange by `undo`."
+                )
+            longest = _MAX_NEW_TOKENS if in_all is None else in_all - num_tokens
             if in_all is None:
                 settings = {**settings, "max_new_tokens": longest}
         stops = settings.get("stop_strings", getattr(given, "stop_strings", None)) or []

@@ -10,14 +10,16 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.training.line_trainer import GradientCheck, check_gradients
-from hf_vlm.training.lora import LoraSection, check_adapter_gradients, save_adapter
+from hf_vlm.training.lora import ROLES, LoraSection, check_adapter_gradients, save_adapter
 from hf_vlm.training.parameter_groups import part_groups
 from hf_vlm.training.projector_files import save_projector
 
 logger = logging.getLogger(__name__)
 
-PARTS = {"projector": "projector", "language": "language_model", "vision": "vision_model"}
+PARTS = ROLES[LlavaVisionLanguageForConditionalGeneration]
+PICTURE_INPUTS = ("pixel_values", "image_features")
 
 
 class ConversationTrainer(Trainer):
@@ -40,10 +42,17 @@ class ConversationTrainer(Trainer):
     ) -> None:
         self.learning_rates, self.lora = dict(learning_rates or {}), lora
         super().__init__(*args, **kwargs)
+        if lora is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # by the launcher's file too
+            raise ValueError(
+                "Adapters are saved from whole weights, got FSDP or DeepSpeed, which split them. Train adapters by DDP "
+                "(`torchrun`), or without `parts.lora`."
+            )
         if self.model.loss_chunk_size:
             self.model.prepare_chunked_loss()  # which weights that are split over processes would disturb
         self.model_accepts_loss_kwargs = True  # the loss is a sum over `num_items_in_batch`
-        self.add_callback(GradientCheck(self.check_gradients))
+        self._saw_pictures = False
+        self._eval_total, self._eval_number = 0.0, 0
+        self.add_callback(GradientCheck(self._check_after_pictures))
         self.add_callback(_PartRates(self))
 
     def check_gradients(self, model: nn.Module) -> None:
@@ -56,6 +65,14 @@ class ConversationTrainer(Trainer):
             check_adapter_gradients(model, self.lora)
         else:
             check_gradients(model)
+
+    def _check_after_pictures(self, model: nn.Module) -> bool:
+        """`check_gradients` at the first step with pictures: without, the projector's gradient is rightly zero."""
+        saw = torch.tensor([self._saw_pictures], device=self.args.device)
+        if not bool(self.accelerator.gather(saw).any()):
+            return False
+        self.check_gradients(model)
+        return True
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`, with the groups of `part_groups`."""
@@ -76,23 +93,49 @@ class ConversationTrainer(Trainer):
         """As `Trainer.training_step`.
 
         Raises:
-            FloatingPointError: if the loss is NaN or infinite: no weight has been changed by it.
+            FloatingPointError: on every process, if the loss of one is NaN or infinite: no weight has been changed by it.
         """
         sources = inputs.pop("sources", [])
+        has_pictures = any(name in inputs for name in PICTURE_INPUTS)
+        self._saw_pictures = self._saw_pictures or (has_pictures and bool((inputs["labels"] >= 0).any()))
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not torch.isfinite(loss):
-            inputs = self._prepare_inputs(inputs)
-            raise FloatingPointError(
-                f"A loss that is a number is wanted, got {loss.item()} at step {self.state.global_step + 1}, first in "
-                f"{_first_non_finite(model, inputs)}, on {', '.join(sources) or 'a batch without sources'}. Look at these "
-                "rows; else lower the learning rate, or train in float32 or bfloat16. The last checkpoint is whole."
-            )
+        is_number = torch.isfinite(loss.detach())
+        if not bool(self.accelerator.gather(is_number[None]).all()):
+            raise FloatingPointError(self._say_where(model, inputs, loss, sources))
         return loss
 
+    def _say_where(self, model: nn.Module, inputs: dict[str, Any], loss: torch.Tensor, sources: list[str]) -> str:
+        step = self.state.global_step + 1
+        if torch.isfinite(loss):
+            return f"A loss that is a number is wanted, got another process's at step {step}. See its message."
+        place = ""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # split weights come together on all processes only
+            place = (
+                f", first in {_first_non_finite(self.accelerator.unwrap_model(model), self._prepare_inputs(inputs))}"
+            )
+        return (
+            f"A loss that is a number is wanted, got {loss.item()} at step {step}{place}, on "
+            f"{', '.join(sources) or 'a batch without sources'}. Look at these rows; else lower the learning rate, or train in "
+            "float32 or bfloat16. The last checkpoint is whole."
+        )
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.prediction_step`."""
+        """As `Trainer.prediction_step`; notes the loss of the tokens that carry it, for their mean over the set."""
         inputs.pop("sources", None)
-        return super().prediction_step(model, inputs, *args, **kwargs)
+        predicted = super().prediction_step(model, inputs, *args, **kwargs)
+        number = int((inputs["labels"][:, 1:] >= 0).sum())
+        self._eval_total += float(predicted[0]) * number
+        self._eval_number += number
+        return predicted
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As `Trainer.evaluation_loop`, whose mean over batches gives way to the mean over tokens with loss."""
+        self._eval_total, self._eval_number = 0.0, 0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sums = torch.tensor([[self._eval_total, self._eval_number]], dtype=torch.float32, device=self.args.device)
+        total, number = self.accelerator.gather(sums).double().sum(dim=0).tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = total / max(number, 1)
+        return output
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Given where the model's own are split over processes; saving empties it.
@@ -103,8 +146,7 @@ class ConversationTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel):
-            if folder == Path(self.args.output_dir or "."):  # the run's result, not a checkpoint
-                save_adapter(model, folder, state_dict=whole)
+            save_adapter(model, folder, state_dict=whole)
         elif any(parameter.requires_grad for parameter in model.projector.parameters()):
             if whole != {}:  # as DeepSpeed gives where it keeps the shards apart
                 save_projector(model, folder, whole)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import Trainer
 
-from hf_vlm.training.conversation_trainer import ConversationTrainer
+from hf_vlm.training.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
 from hf_vlm.training.line_trainer import LineTrainer, check_gradients
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
@@ -65,7 +65,8 @@ def _conversation_report(trainer: ConversationTrainer) -> str:
     batch = next(iter(trainer.get_train_dataloader()))
     sources = batch.pop("sources", [])
     loss, activation_bytes = _one_pass(trainer, batch)
-    trainer.check_gradients(trainer.model)
+    if any(name in batch for name in PICTURE_INPUTS):  # without pictures the projector's gradient is rightly zero
+        trainer.check_gradients(trainer.model)
     args, learnt = trainer.args, int((batch["labels"] >= 0).sum())
     rows = "rows of packed conversations" if "position_ids" in batch else "conversations"
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())

@@ -54,6 +54,8 @@ def cached_features(
     done = state.get("rows_done", 0) if state.get("key") == key and file.is_file() else 0
     if done < len(rows) and shape[0]:
         mode: Any = "r+" if done else "w+"
+        # Before the file changes: an older note would otherwise speak of its new content.
+        _write(state_file, {"key": key, "rows_done": done})
         features = np.lib.format.open_memmap(file, mode=mode, dtype=np.float32, shape=None if done else shape)
         at = sum(numbers[:done])
         was_training = model.training

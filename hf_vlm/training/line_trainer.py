@@ -114,10 +114,11 @@ class GradientCheck(TrainerCallback):
     """Stops the run at its first update if a part that is asked to train got no gradient.
 
     Args:
-        check: raises ValueError for such a model; `check_gradients` by default.
+        check: raises ValueError for such a model; `check_gradients` by default. Where it gives back False, the step could not
+            tell, and the next is asked.
     """
 
-    def __init__(self, check: Callable[[torch.nn.Module], None] | None = None) -> None:
+    def __init__(self, check: Callable[[torch.nn.Module], bool | None] | None = None) -> None:
         self._check = check or check_gradients
         self._done = False
 
@@ -131,8 +132,7 @@ class GradientCheck(TrainerCallback):
     ) -> None:
         """Checks once, before the first update of this process."""
         if not self._done and model is not None and not args.deepspeed:  # ZeRO keeps gradients to itself
-            self._check(model)
-            self._done = True
+            self._done = self._check(model) is not False
 
 
 def check_gradients(model: torch.nn.Module) -> None:

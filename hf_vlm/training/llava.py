@@ -12,6 +12,7 @@ Source: Liu et al. 2023a, section 4.2, https://arxiv.org/abs/2304.08485
 import dataclasses
 import inspect
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
     defaults: dict[str, Any] = {"label_names": ["labels"]}
     if recipe.data.validation:
         defaults["eval_strategy"] = "steps"
+    if (
+        recipe.data.max_tokens is not None
+    ):  # a packed row is a batch; transformers' default of 8 would lie in one long row
+        defaults |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
     arguments: TrainingArguments = training_arguments(recipe, defaults, FIXED_SETTINGS)
     set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
     data = recipe.data
@@ -126,22 +131,21 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
         "num_processes": arguments.world_size,
         "max_tokens": data.max_tokens,
     }
-    schedule_size = (
-        {"length": arguments.max_steps * items_per_step}
-        if arguments.max_steps > 0
-        else {"num_epochs": arguments.num_train_epochs}
-    )
-    schedule = ConversationSchedule(
-        training_set,
-        lengths=training_set.lengths,
-        num_images=training_set.num_images,
-        seed=arguments.seed,
-        grouping=data.grouping,
-        **common,
-        **schedule_size,
-    )
-    if arguments.max_steps <= 0:  # the schedule is one endless epoch
-        arguments.max_steps = max(1, len(schedule) // items_per_step)
+
+    def scheduled(**size: Any) -> ConversationSchedule:
+        return ConversationSchedule(
+            training_set,
+            lengths=training_set.lengths,
+            num_images=training_set.num_images,
+            seed=arguments.seed,
+            grouping=data.grouping,
+            **common,
+            **size,
+        )
+
+    if arguments.max_steps <= 0:  # the last step is filled up from the pass after
+        arguments.max_steps = math.ceil(len(scheduled(num_epochs=arguments.num_train_epochs)) / items_per_step)
+    schedule = scheduled(length=arguments.max_steps * items_per_step)
     for_validation = {
         name: ConversationSchedule(
             rows, lengths=rows.lengths, num_images=rows.num_images, seed=0, num_epochs=1, grouping="none", **common

@@ -91,7 +91,8 @@ class LlavaDataSection:
         context: None takes conversations as they are. For captions, whose conversations have one exchange: "instruction" asks
             for each by one of our brief requests, "plain" shows picture and caption alone, as LLaVA's first phase does.
         max_length: the most tokens of a conversation, those of pictures included; longer ones lose exchanges at their end.
-        max_tokens: of a row into which several conversations are packed; None packs none, and pads batches.
+        max_tokens: of a row into which several conversations are packed; None packs none, and pads batches. A batch is one row,
+            unless `training.per_device_train_batch_size` asks for more, which then lie in one row of so many times the length.
         grouping: how conversations that share a batch are chosen: "none" at random, "length" of like length, "modality" all
             with pictures or all without, of like length within (LLaVA-1.5). Without meaning for packed rows.
         bad_pictures: "fail" stops at a picture that can't be read, naming its row; "skip" learns nothing from the row, and

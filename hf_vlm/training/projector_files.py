@@ -75,5 +75,12 @@ def load_projector(model: Any, path: str | Path) -> None:
             f"A projector reads the layer that it was trained on, got one of layer {metadata['vision_feature_layer']} in "
             f"`{file}` for a model that shows layer {layer}. Set `vision_feature_layer` alike."
         )
+    strategy = model.config.vision_feature_select_strategy
+    if metadata.get("vision_feature_select_strategy", strategy) != strategy:
+        raise ValueError(
+            "A projector reads the tokens that it was trained on, got one of "
+            f"{metadata['vision_feature_select_strategy']!r} in `{file}` for a model that shows {strategy!r}. Set "
+            "`vision_feature_select_strategy` alike."
+        )
     with torch.no_grad():
         model.projector.load_state_dict(weights)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hf_vlm import LlavaVisionLanguageProcessor
 from hf_vlm.data.conversations import read_conversations
+from hf_vlm.training import feature_cache
 from hf_vlm.training.feature_cache import cached_features
 from tests.models.llava.tiny_llava import NUM_TOKENS, tiny_image_processor, tiny_llava, tiny_tokenizer
 
@@ -178,4 +179,20 @@ def test_unreadable_picture_is_named_and_those_before_it_are_kept(model, process
     (tmp_path / "61-0.png").write_bytes(picture)
     features = cached_features(model, counting, rows, tmp_path / "cache", batch_size=4)
     assert counting.seen == 90
+    np.testing.assert_allclose(features, wanted(model, processor, rows), rtol=1e-5, atol=1e-6)
+
+
+def test_killed_run_leaves_nothing_that_passes_for_the_full_cache_before_it(
+    model, processor, write, tmp_path, monkeypatch
+):
+    rows = write()
+    cached_features(model, processor, rows, tmp_path / "cache")
+    with monkeypatch.context() as killed:  # once a picture was looked at, no note is written
+        counting, write_note = Counting(processor, stop_after=4), feature_cache._write
+        killed.setattr(feature_cache, "_write", lambda *note: counting.seen or write_note(*note))
+        processor.image_processor.image_mean = [0.2] * 3
+        with pytest.raises(KeyboardInterrupt):
+            cached_features(model, counting, rows, tmp_path / "cache", batch_size=2)
+    processor.image_processor.image_mean = [0.5] * 3
+    features = cached_features(model, processor, rows, tmp_path / "cache")
     np.testing.assert_allclose(features, wanted(model, processor, rows), rtol=1e-5, atol=1e-6)

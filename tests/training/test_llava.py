@@ -303,9 +303,12 @@ def test_dry_run_shows_what_is_learnt(recipe):
     assert "tokens are learnt" in report
 
 
-def test_validation_loss_is_the_mean_over_learnt_tokens(recipe):
-    data = SECOND["data"] | {"validation": {"chat": {"path": "chat", "split": "validation"}}}
+@pytest.mark.parametrize("max_tokens", [100, None])
+def test_validation_loss_is_the_mean_over_learnt_tokens(recipe, max_tokens):
+    sets = {"chat": {"path": "chat", "split": "validation"}}
+    data = SECOND["data"] | {"validation": sets, "max_tokens": max_tokens, "max_length": 100}
     trainer = build_trainer(recipe(data=data, parts=SECOND["parts"], training={"eval_steps": 2}))
+    assert len(trainer.eval_dataset) > 1  # means of batches would differ
     measured = trainer.evaluate()["eval_loss"]
     total, number = 0.0, 0
     trainer.model.eval()
@@ -322,3 +325,38 @@ def test_validation_loss_is_the_mean_over_learnt_tokens(recipe):
         total -= float(log_probs[learnt].gather(1, labels[learnt][:, None]).sum())
         number += int(learnt.sum())
     assert measured == pytest.approx(total / number, abs=1e-4)
+
+
+def test_first_step_without_pictures_is_no_missing_gradient(recipe, tmp_path):
+    data = {"grouping": "modality", "max_tokens": None, "train": [{"path": "words.json"}], "folder": str(tmp_path)}
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+    long = [{"from": "human", "value": "What? " * 12}, {"from": "gpt", "value": "No picture."}]
+    short = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    rows = [{"id": "0", "conversations": long}, {"id": "1", "image": "red.png", "conversations": short}]
+    (tmp_path / "words.json").write_text(json.dumps(rows))
+    trainer = build_trainer(recipe(data=data, parts=SECOND["parts"], training={"max_steps": 2}))
+    assert "pixel_values" not in trainer.train_dataset[0][0] and "pixel_values" in trainer.train_dataset[1][0]
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_every_row_is_seen_in_a_pass(recipe):
+    training = {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 5}
+    trainer = build_trainer(recipe(data={"max_tokens": None}, training=training))
+    assert trainer.args.max_steps == 3 and len(trainer.train_dataset) == 15
+    seen = {item[0]["source"] for item in trainer.train_dataset}
+    assert len(seen) == 12
+
+
+def test_batch_of_a_skipped_picture_alone_changes_nothing(recipe, tmp_path):
+    data = broken_data(tmp_path) | {"bad_pictures": "skip", "max_tokens": None}
+    trainer = train(recipe(data=data, training={"max_steps": 4}))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4 and all(np.isfinite(losses)) and 0.0 in losses
+
+
+def test_packed_row_is_a_batch_where_the_recipe_does_not_say(folders, tmp_path):
+    sections = tiny_llava_recipe(*folders, tmp_path / "run")
+    del sections["training"]["per_device_train_batch_size"], sections["training"]["per_device_eval_batch_size"]
+    arguments = build_trainer(recipe_of(tmp_path, sections)).args
+    assert arguments.per_device_train_batch_size == arguments.per_device_eval_batch_size == 1

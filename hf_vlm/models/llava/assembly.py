@@ -119,6 +119,12 @@ def load_parts(
                 f"`{name}` must be a setting of `load_parts` or of `LlavaVisionLanguageConfig`, got an unknown one. "
                 + (f"Did you mean `{near[0]}`?" if near else "Leave it out.")
             )
+    for name in ("vision_hidden_size", "num_prefix_tokens", "num_image_tokens"):
+        if name in config_fields:
+            raise ValueError(
+                f"`{name}` follows from the vision encoder, got {config_fields[name]!r}. Leave it out; `image_size`, "
+                "`vision_feature_layer` and `vision_feature_select_strategy` decide it."
+            )
     text_config = _text_config(text)
     check_language_model(text_config)
     vision_config = read_vision_config(vision)
@@ -134,7 +140,12 @@ def load_parts(
                 "`LlavaVisionLanguageProcessor.from_pretrained_parts`, from the tokenizer and the image processor."
             )
         processor = LlavaVisionLanguageProcessor.from_pretrained_parts(
-            vision, text, image_size=size, vision_feature_layer=layer, vision_feature_select_strategy=strategy
+            vision,
+            text,
+            image_size=size,
+            image_aspect_ratio=config_fields.get("image_aspect_ratio", "pad"),
+            vision_feature_layer=layer,
+            vision_feature_select_strategy=strategy,
         )
     size = size or processor.image_size
     seen = describe_vision_model(vision_config, size, layer)
@@ -194,7 +205,7 @@ def check_processor(config: LlavaVisionLanguageConfig, processor: Any, num_image
     """Checks that processor and model speak of the same pictures.
 
     Raises:
-        ValueError: if they differ in the number of tokens a picture takes, or in the image token.
+        ValueError: if they differ in the number of tokens a picture takes, its shape, or in the image token.
     """
     if processor.num_image_tokens != num_image_tokens:
         raise ValueError(
@@ -206,6 +217,11 @@ def check_processor(config: LlavaVisionLanguageConfig, processor: Any, num_image
         raise ValueError(
             f"Processor and model must agree on the image token, got {processor.image_token_id} and "
             f"{config.image_token_id}. Take the processor that belongs to the model."
+        )
+    if processor.image_aspect_ratio != config.image_aspect_ratio:
+        raise ValueError(
+            f"Processor and model must agree on `image_aspect_ratio`, got {processor.image_aspect_ratio!r} and "
+            f"{config.image_aspect_ratio!r}. Give it to the processor; in a recipe it is `model.image_aspect_ratio`."
         )
 
 

@@ -29,7 +29,8 @@ _EXTENSION = """\
 {%- elif message['content'] -%}
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'image' -%}{%- set written.text = written.text ~ 'IMAGE_TOKEN\\n' -%}
-{%- elif part['type'] == 'text' -%}{%- set written.text = written.text ~ part['text'] -%}{%- endif -%}
+{%- elif part['type'] == 'text' -%}{%- set written.text = written.text ~ part['text'] -%}
+{%- else -%}{{- raise_exception('A part is of type text or image, got ' ~ part['type'] ~ '. Leave it out.') -}}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- if message['role'] == 'assistant' -%}
@@ -96,9 +97,9 @@ def extend_template(tokenizer: PreTrainedTokenizerBase, image_token: str) -> str
             "The tokenizer must have a chat template, got none. Name one: `chat_template='llava_v1'` suits any language model "
             "with an end token."
         )
-    if _has_spans(own) and "image" in own:
+    if has_spans(own) and "image" in own:
         return own
-    if _has_spans(own):  # spans of its own would stand inside the rendering, where transformers can't see them
+    if has_spans(own):  # spans of its own would stand inside the rendering, where transformers can't see them
         own = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", _without_tag, own)
     end_of_turn = _end_of_turn(own, tokenizer)
     for trimming, lead in itertools.product(_TRIMMINGS, dict.fromkeys((_lead(own, tokenizer), ""))):
@@ -168,7 +169,7 @@ def render(
         texts, spans = render_jinja_template(
             conversations=[messages],
             chat_template=template,
-            return_assistant_tokens_mask=_has_spans(template),
+            return_assistant_tokens_mask=has_spans(template),
             add_generation_prompt=add_generation_prompt,
             **{**tokenizer.special_tokens_map, **variables},
         )
@@ -196,10 +197,6 @@ def end_of_turn_token(template: str, tokenizer: PreTrainedTokenizerBase) -> str 
 
 def has_spans(template: str) -> bool:
     """Whether a template marks what the assistant learns to say."""
-    return _has_spans(template)
-
-
-def _has_spans(template: str) -> bool:
     return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
 
 

@@ -280,12 +280,9 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         Its dropout and its batch normalisation's averages would otherwise change what it sees.
         """
         super().train(mode)
-        if mode and not self._trains_vision():
+        if mode and not _learns(self.vision_model):
             self.vision_model.eval()
         return self
-
-    def _trains_vision(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.vision_model.parameters())
 
     # Pictures among words
 
@@ -300,7 +297,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         config = self.config
         size = (pixel_values.shape[-2], pixel_values.shape[-1])
         # Activation checkpointing makes the encoder's first layer ask for gradients, frozen or not.
-        learns = self._trains_vision() or pixel_values.requires_grad
+        learns = _learns(self.vision_model) or pixel_values.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             seen = vision_features(
                 self.vision_model,

@@ -4,6 +4,7 @@ A picture's place in a text is one image token, which becomes as many as the vis
 """
 
 import copy
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -167,9 +168,18 @@ class LlavaVisionLanguageProcessor(ProcessorMixin):
         Raises:
             ValueError: if image processor or tokenizer are missing or damaged.
         """
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        file = find_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where)
+        if file is not None:
+            kind = json.loads(file.read_text(encoding="utf-8")).get("processor_class", cls.__name__)
+            if kind != cls.__name__:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} must hold a processor of ours, got a `{kind}`, which counts a picture's "
+                    "tokens by other settings. Make ours of its parts: `LlavaVisionLanguageProcessor.from_pretrained_parts("
+                    "vision=FOLDER, text=FOLDER, image_aspect_ratio='square', chat_template='vicuna_v1')`."
+                )
         try:
-            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            if find_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where) is None:
+            if file is None:
                 stored = read_config(pretrained_model_name_or_path, **where)
                 processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
                 processor.num_image_tokens = stored["num_image_tokens"]
@@ -400,7 +410,7 @@ def _check_content(content: Any, role: str, index: int, image_token: str) -> Non
         raise ValueError(
             f"A message must have a text or parts as its `content`, got {content!r} in message {index}. Mend it."
         )
-    kinds = [part.get("type") if isinstance(part, Mapping) else part for part in parts]
+    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
     for kind in kinds:
         if kind not in ("text", "image"):
             raise ValueError(
@@ -410,7 +420,10 @@ def _check_content(content: Any, role: str, index: int, image_token: str) -> Non
         raise ValueError(
             f"Pictures must stand in the user's messages, got one in message {index}, the {role}'s. Move it there."
         )
-    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    texts = [part.get("text") for part in parts if part["type"] == "text"]
+    if any(not isinstance(text, str) for text in texts):
+        raise ValueError(f"A part of type `text` must have a `text`, got none in message {index}. Mend it.")
+    text = "".join(texts)
     if image_token in text:
         raise ValueError(
             f"A text must not hold {image_token!r}, which stands for a picture, got one in message {index}. Put the "

@@ -575,3 +575,34 @@ def test_assembled_assistant_learns_in_every_part(folders):
     loss.backward()
     for part in (model.projector, model.language_model.model.layers, model.vision_model):
         assert max(p.grad.abs().max() for p in part.parameters() if p.grad is not None) > 0
+
+
+def test_shape_of_pictures_must_be_the_processors(folders):
+    parts, _, _ = folders
+    assert from_pretrained_parts(**parts, image_aspect_ratio="square").config.image_aspect_ratio == "square"
+    processor = LlavaVisionLanguageProcessor.from_pretrained_parts(**parts)
+    with pytest.raises(ValueError, match="agree on `image_aspect_ratio`, got 'pad' and 'square'"):
+        from_pretrained_parts(**parts, processor=processor, image_aspect_ratio="square")
+
+
+@pytest.mark.parametrize("name", ["vision_hidden_size", "num_prefix_tokens", "num_image_tokens"])
+def test_sizes_that_follow_from_the_vision_encoder_are_not_given(folders, name):
+    parts, _, _ = folders
+    with pytest.raises(ValueError, match=f"`{name}` follows from the vision encoder"):
+        from_pretrained_parts(**parts, **{name: 3})
+
+
+def test_stock_processor_is_refused_with_the_way_to_ours(folders, tmp_path):
+    parts, _, _ = folders
+    ours = LlavaVisionLanguageProcessor.from_pretrained_parts(**parts)
+    stock = hub.LlavaProcessor(
+        ours.image_processor, ours.tokenizer, patch_size=8, vision_feature_select_strategy="default"
+    )
+    stock.save_pretrained(tmp_path / "stock")
+    hub.AutoConfig.from_pretrained(parts["vision"]).save_pretrained(tmp_path / "stock")
+    with pytest.raises(ValueError, match=r"got a `LlavaProcessor`.*from_pretrained_parts"):
+        LlavaVisionLanguageProcessor.from_pretrained(tmp_path / "stock")
+    made = LlavaVisionLanguageProcessor.from_pretrained_parts(
+        vision=tmp_path / "stock", text=tmp_path / "stock", image_aspect_ratio="square", chat_template="vicuna_v1"
+    )
+    assert made.num_image_tokens == ours.num_image_tokens
