@@ -79,7 +79,7 @@ def main() -> None:
                 )
                 results[f"{run}, without pictures" if blind else run][name] = measured.to_dict()
                 print(f"{run}{' without pictures' if blind else ''}, {name}: {measured}", flush=True)
-    print_table(results, list(sets))
+    print("\n" + table(results))
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -152,11 +152,27 @@ def scores(references: list[str], answers: list[str], kinds: list[str]) -> dict[
     return {"exact_match": exact_match(references, answers), "chrf": chrf(references, answers), "by_kind": by_kind}
 
 
-def print_table(results: dict[str, dict[str, Any]], sets: list[str]) -> None:
-    print("\n| exact match, % / chrF | " + " | ".join(sets) + " |\n|---|" + "---|" * len(sets))
-    for name, of_sets in results.items():
-        cells = [f"{100 * of_sets[of_set]['exact_match']:.1f} / {of_sets[of_set]['chrf']:.1f}" for of_set in sets]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row for each who answered, a column for each set."""
+    sets = list(next(iter(results.values())))
+    return _markdown(
+        "exact match, % / chrF", sets, {name: [of_sets[of_set] for of_set in sets] for name, of_sets in results.items()}
+    )
+
+
+def table_by_kind(results: dict[str, dict[str, Any]], of_set: str) -> str:
+    """Markdown: a row for each kind of question of a set, a column for each who answered."""
+    kinds = next(iter(results.values()))[of_set]["by_kind"]
+    rows = {kind: [of_sets[of_set]["by_kind"][kind] for of_sets in results.values()] for kind in kinds}
+    return _markdown("question", list(results), rows)
+
+
+def _markdown(title: str, columns: list[str], rows: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [f"| {title} | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name, of_row in rows.items():
+        cells = [f"{100 * scores['exact_match']:.1f} / {scores['chrf']:.1f}" for scores in of_row]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def spread(rows: Conversations, number: int | None) -> Conversations:
