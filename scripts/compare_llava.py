@@ -106,16 +106,21 @@ class Known:
         self.features = self.features_of(rows)
 
     def features_of(self, rows: Conversations) -> np.ndarray:
-        """Mean of the patches of each row's pictures, float (rows, width), of length 1."""
-        vectors = []
+        """Mean of the patches of each row's pictures, float (rows, width), of length 1; zeros for a row without pictures."""
+        vectors: dict[int, np.ndarray] = {}
         for first in range(0, len(rows), 32):
-            pictures = [rows.images(index) for index in range(first, min(first + 32, len(rows)))]
+            indices = [index for index in range(first, min(first + 32, len(rows))) if rows.num_images(index)]
+            if not indices:
+                continue
+            pictures = [rows.images(index) for index in indices]
             pixels = self.processor.prepare_images([picture for of_row in pictures for picture in of_row])
             with torch.inference_mode():
                 seen = self.model.vision_features(pixels).mean(dim=1)
-            vectors += [part.mean(dim=0).numpy() for part in seen.split([len(of_row) for of_row in pictures])]
-        matrix = np.stack(vectors)
-        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+            parts = seen.split([len(of_row) for of_row in pictures])
+            vectors |= {index: part.mean(dim=0).numpy() for index, part in zip(indices, parts, strict=True)}
+        width = next((len(vector) for vector in vectors.values()), 1)
+        matrix = np.stack([vectors.get(index, np.zeros(width, np.float32)) for index in range(len(rows))])
+        return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
     def most_common(self, rows: Conversations) -> list[str]:
         """To each row's question the commonest answer to questions of the same words."""

@@ -33,6 +33,7 @@ class EncodedConversations(Dataset):
         lengths: int64 (rows,), tokens.
         num_images: int64 (rows,), pictures.
         num_learnt: int64 (rows,), tokens that carry loss.
+        num_cut: rows of which `max_length` took something.
 
     Raises:
         ValueError: if a row can't be encoded, naming it.
@@ -52,6 +53,7 @@ class EncodedConversations(Dataset):
     ) -> None:
         self.rows, self.processor, self.features = rows, processor, features
         self.bad_pictures, self.skipped_file = bad_pictures, skipped_file
+        self.num_cut = 0
         self._noted: set[str] = set()
         template = "plain" if context == "plain" else None
         tokens: list[np.ndarray] = []
@@ -61,7 +63,10 @@ class EncodedConversations(Dataset):
                 messages = rows.messages(index)
                 if context is not None:  # "plain" leaves the request out, but wants a caption too
                     messages = with_caption_request(messages, seed, index)
-                encoded = processor.encode_conversation(messages, max_length=max_length, chat_template=template)
+                encoded = processor.encode_conversation(messages, chat_template=template)
+                if max_length is not None and len(encoded["input_ids"]) > max_length:
+                    encoded = processor.encode_conversation(messages, max_length=max_length, chat_template=template)
+                    self.num_cut += 1
             except ValueError as error:
                 raise ValueError(f"{rows.sources[index]}: {error}") from error
             labels = np.asarray(encoded["labels"])
@@ -135,6 +140,7 @@ class JoinedConversations(Sequence[dict[str, Any]]):
         self.lengths = np.concatenate([of_set.lengths for of_set in sets])
         self.num_images = np.concatenate([of_set.num_images for of_set in sets])
         self.num_learnt = np.concatenate([of_set.num_learnt for of_set in sets])
+        self.num_cut = sum(of_set.num_cut for of_set in sets)
         self._starts = np.concatenate([[0], np.cumsum([len(of_set) for of_set in sets])])
 
     def __len__(self) -> int:

@@ -124,6 +124,12 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
         100 * learnt / every,
         int(training_set.num_images.sum()),
     )
+    if training_set.num_cut:
+        logger.warning(
+            "%d conversations are cut to `data.max_length`=%d tokens: `hf-vlm audit` names them.",
+            training_set.num_cut,
+            data.max_length,
+        )
 
     items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     common: dict[str, Any] = {

@@ -106,6 +106,7 @@ def test_cut_conversation_shows_only_the_pictures_that_it_keeps(processor, write
     assert words(processor, item["labels"]) == "red<|im_end|>"
     assert encoded.num_images[2] == 1 and levels(item["pixel_values"]) == [LEVELS["c.png"]]
     assert int((item["input_ids"] == processor.image_token_id).sum()) == 4
+    assert (whole.num_cut, encoded.num_cut) == (0, 1)
 
 
 def test_features_stand_for_the_pictures_of_their_row(processor, write):

@@ -327,6 +327,15 @@ def test_validation_loss_is_the_mean_over_learnt_tokens(recipe, max_tokens):
     assert measured == pytest.approx(total / number, abs=1e-4)
 
 
+def test_cut_conversations_are_counted(recipe, tmp_path, caplog):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    rows = [{"id": str(number), "conversations": turns * number} for number in (1, 5, 6)]
+    (tmp_path / "words.json").write_text(json.dumps(rows), encoding="utf-8")
+    data = {"train": [{"path": "words.json"}], "folder": str(tmp_path), "max_length": 100, "max_tokens": None}
+    build_trainer(recipe(data=data, parts=SECOND["parts"]))
+    assert "2 conversations are cut to `data.max_length`=100 tokens" in caplog.text
+
+
 def test_first_step_without_pictures_is_no_missing_gradient(recipe, tmp_path):
     data = {"grouping": "modality", "max_tokens": None, "train": [{"path": "words.json"}], "folder": str(tmp_path)}
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")

@@ -337,17 +337,16 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """Words and pictures as float (batch, tokens, hidden_size), and the pictures' alone."""
         inputs_embeds = self.get_input_embeddings()(input_ids)
         is_image = input_ids.eq(self.config.image_token_id)
+        # In decoding one word comes at a time, and never the image token: there is nothing to look for.
+        is_prompt = input_ids.shape[1] > 1
         unseen = None
         if pixel_values is not None:
             image_features = self.vision_features(pixel_values)
-        elif is_split(self.vision_model) or (self.training and _learns(self.vision_model)):
-            unseen = self.vision_features(
-                self._black_picture()
-            )  # each process must call every part as often as the others
+        elif (is_prompt and is_split(self.vision_model)) or (self.training and _learns(self.vision_model)):
+            # Each process must call every part as often as the others.
+            unseen = self.vision_features(self._black_picture())
         if image_features is None:
-            # In decoding one word comes at a time, and never the image token: there is nothing to look for.
-            is_prompt = input_ids.shape[1] > 1 and not torch.compiler.is_compiling()
-            if is_prompt and bool(is_image.any()):
+            if is_prompt and not torch.compiler.is_compiling() and bool(is_image.any()):
                 raise ValueError(
                     f"`pixel_values` must come with every picture of `input_ids`, got none for {int(is_image.sum())} image "
                     "tokens. Pass what the processor made of text and pictures together."
