@@ -118,7 +118,8 @@ class Known:
                 seen = self.model.vision_features(pixels).mean(dim=1)
             parts = seen.split([len(of_row) for of_row in pictures])
             vectors |= {index: part.mean(dim=0).numpy() for index, part in zip(indices, parts, strict=True)}
-        width = next((len(vector) for vector in vectors.values()), 1)
+        known = self.features.shape[1] if hasattr(self, "features") else 1
+        width = next((len(vector) for vector in vectors.values()), known)
         matrix = np.stack([vectors.get(index, np.zeros(width, np.float32)) for index in range(len(rows))])
         return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 

@@ -109,6 +109,7 @@ def test_features_of_a_row_are_the_mean_of_its_pictures_at_length_one(known, rea
     wanted = [colours["red"] + colours["blue"], colours["green"]]
     wanted = np.stack([vector / np.linalg.norm(vector) for vector in wanted])
     np.testing.assert_allclose(known.features_of(rows), wanted, atol=1e-4)
+    assert known.nearest(read(row([], ("What is it?", "?")))) != []
     rows = read(row(["red", "blue"], ("q", "a")), row([], ("q", "a")), row(["green"], ("q", "a")))
     wanted = np.stack([wanted[0], np.zeros(3), wanted[1]])  # a row of words alone is near to none
     np.testing.assert_allclose(known.features_of(rows), wanted, atol=1e-4)
