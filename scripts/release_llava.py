@@ -7,8 +7,8 @@
 
 BASE is the assembly of the two parts: what the recipe `llava-projector` starts from, with a new projector. RUN is a folder of the
 recipe `llava-chat-lora`: adapter and projector. DATA is made by `scripts/make_picture_conversations.py`; FIGURES.json and
-PHOTOS.json are written by `scripts/compare_llava.py`. Run `ship` once without figures, measure what `hf-vlm merge` makes of the
-shipped folder, and run it again: the card then tells the figures of the rounded weights that it stands beside.
+PHOTOS.json are written by `scripts/compare_llava.py`. Run `ship` once without figures, measure the shipped folder, with BASE where
+it looks for it, and run it again: the card then tells the figures of the rounded weights that it stands beside.
 """
 
 import argparse
@@ -53,13 +53,13 @@ The base, of parts that lie in pip packages (`make_real_parts.py` names what to 
 ```sh
 python scripts/make_real_parts.py parts --parts {vision} {text}
 python scripts/release_llava.py base parts {base}
-hf-vlm merge model_cards/{name} --base {base} --out llava-emoji
-hf-vlm chat llava-emoji --image drawing.png --question "What is this emoji called?"
+hf-vlm chat model_cards/{name} --image drawing.png --question "What is this emoji called?"
 ```
 
-`pipeline("image-text-to-text", model="llava-emoji")` takes chat messages; `PeftModel.from_pretrained(base, "model_cards/{name}")`
-puts the adapter on a base loaded by hand. The adapter is of these weights and no others: `base_weights.json` has their SHA-256,
-and `hf-vlm merge` says if they differ. Those of SmolLM2 lie in their package rounded to 4 bits, so the Hub's do.
+The adapter looks for its base, `{base}`, in the working directory. `hf-vlm merge model_cards/{name} --out
+llava-emoji` makes a whole model of both, for `pipeline("image-text-to-text", model="llava-emoji")`. It is of these weights and no
+others: `base_weights.json` has their SHA-256, and `hf-vlm merge` says if they differ. SmolLM2's lie in their package rounded to 4
+bits, so the Hub's do.
 
 | part | SHA-256 of its weights in bfloat16 |
 |---|---|

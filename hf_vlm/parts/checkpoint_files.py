@@ -102,6 +102,42 @@ def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Itera
         raise
 
 
+def base_of_adapter(name_or_folder: str | os.PathLike) -> str | None:
+    """Folder or Hub name of the base of a PEFT adapter; None for a whole model.
+
+    Raises:
+        FileNotFoundError: if the base is not there.
+        ValueError: if the adapter's config is damaged.
+    """
+    file = find_file(name_or_folder, "adapter_config.json")
+    if (
+        file is None or find_file(name_or_folder, "config.json") is not None
+    ):  # with both it is a model with adapters in it
+        return None
+    base = _read_json(file).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        raise ValueError(
+            f"`{file}` must name the adapter's base, `base_model_name_or_path`, got {base!r}. Save or copy the adapter again."
+        )
+    try:
+        read_config(base)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"The base model `{base}` of the adapter {name_or_folder} is wanted, got none ({error}) Copy it there, or correct "
+            "`base_model_name_or_path` in `adapter_config.json`."
+        ) from error
+    return base
+
+
+def processor_source(name_or_folder: str | os.PathLike, base: str | os.PathLike | None) -> str | None:
+    """Where a model's processor is: beside it, or, where an adapter has none, beside its base; None if it is nowhere."""
+    for place in (name_or_folder, base):
+        files = ("processor_config.json", "preprocessor_config.json")
+        if place is not None and any(find_file(place, file) for file in files):
+            return os.fspath(place)
+    return None
+
+
 def said_by(error: Exception) -> str:
     """An error of another library in one line, to follow "got"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

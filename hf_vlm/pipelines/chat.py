@@ -38,7 +38,7 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.llava.assembly import check_processor
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.weights_llava import is_original_layout
-from hf_vlm.parts.checkpoint_files import find_file, naming_faults, read_config
+from hf_vlm.parts.checkpoint_files import base_of_adapter, naming_faults, processor_source, read_config
 from hf_vlm.parts.pictures import to_rgb
 
 _MAX_NEW_TOKENS = 256  # where neither the caller nor the model says how long an answer may be
@@ -158,14 +158,14 @@ class ChatSession:
         """
         check_generation_settings(generation)
         name = str(name_or_folder)
-        base = _base_of_adapter(name)
+        base = base_of_adapter(name)
         _check_task(base or name)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else "auto")
         with naming_faults(base or name):
             model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
         try:
-            processor = AutoProcessor.from_pretrained(name)
+            processor = AutoProcessor.from_pretrained(processor_source(name, base) or name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{name} must hold a processor beside the model, got none that loads ({str(error).splitlines()[0]}). Write it "
@@ -485,28 +485,6 @@ def check_generation_settings(settings: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         advice = f"Did you mean `{near[0]}`?" if near else "See `transformers.GenerationConfig`."
         raise TypeError(f"A setting of generation is wanted, got `{name}`. {advice}")
-
-
-def _base_of_adapter(name: str) -> str | None:
-    """Folder or Hub name of an adapter's base; None for a whole model."""
-    file = find_file(name, "adapter_config.json")
-    if file is None or find_file(name, "config.json") is not None:  # with both it is a model that has adapters in it
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"`{file}` must be JSON that names the adapter's base, `base_model_name_or_path`, got other content. Save or copy "
-            "the adapter again."
-        ) from error
-    try:
-        read_config(base)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"The base model `{base}` of the adapter {name} is wanted, got none ({error}) Copy it there, or correct "
-            "`base_model_name_or_path` in `adapter_config.json`."
-        ) from error
-    return base
 
 
 def _check_task(name: str) -> None:

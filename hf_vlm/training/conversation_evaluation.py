@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from hf_vlm.data.conversations import Conversations, read_conversations
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
-from hf_vlm.parts.checkpoint_files import find_file, read_config
+from hf_vlm.parts.checkpoint_files import base_of_adapter, find_file, processor_source, read_config
 from hf_vlm.training.metrics import chrf, exact_match
 
 
@@ -60,7 +60,8 @@ def is_visual_chat(name_or_folder: str) -> bool:
     if find_file(name_or_folder, "adapter_config.json") is not None:
         stored = find_file(name_or_folder, "processor_config.json")
         if stored is None:
-            return False
+            base = base_of_adapter(name_or_folder)
+            return base is not None and is_visual_chat(base)
         kind = json.loads(stored.read_text(encoding="utf-8")).get("processor_class")
         return kind == LlavaVisionLanguageProcessor.__name__
     try:
@@ -71,7 +72,8 @@ def is_visual_chat(name_or_folder: str) -> bool:
 
 def load_visual_chat(name_or_folder: str) -> tuple[Any, LlavaVisionLanguageProcessor]:
     """A saved LLaVA, or an adapter on its base, in fp32, and its processor."""
-    processor = LlavaVisionLanguageProcessor.from_pretrained(name_or_folder)
+    source = processor_source(name_or_folder, base_of_adapter(name_or_folder)) or name_or_folder
+    processor = LlavaVisionLanguageProcessor.from_pretrained(source)
     if find_file(name_or_folder, "adapter_config.json") is not None:
         return AutoModelForImageTextToText.from_pretrained(name_or_folder, dtype=torch.float32).eval(), processor
     model = LlavaVisionLanguageForConditionalGeneration.from_pretrained(name_or_folder, dtype=torch.float32)

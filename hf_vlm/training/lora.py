@@ -31,7 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.parts.checkpoint_files import find_file, read_config, read_tensors
+from hf_vlm.parts.checkpoint_files import find_file, processor_source, read_config, read_tensors
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.recipe_files import listed
 
@@ -538,8 +538,6 @@ def merge_adapter(
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
     merged.save_pretrained(out)
-    for place in (folder, name):
-        if any(find_file(place, file) for file in ("processor_config.json", "preprocessor_config.json")):
-            AutoProcessor.from_pretrained(place).save_pretrained(out)
-            break
+    if source := processor_source(folder, name):
+        AutoProcessor.from_pretrained(source).save_pretrained(out)
     return merged

@@ -475,16 +475,18 @@ def test_interleaved_parts_of_a_loaded_question_keep_their_order(session, tmp_pa
 # Loading models
 
 
-def test_adapter_folder_loads_with_its_base_and_its_own_processor(loaded, chat_folder, tmp_path):
+def test_adapter_folder_loads_with_its_base_and_a_processor_of_either(loaded, chat_folder, tmp_path):
     model = get_peft_model(
         AutoModelForImageTextToText.from_pretrained(chat_folder),
         LoraConfig(target_modules=r"language_model.*(q_proj|down_proj)", init_lora_weights=False),
     )
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="must hold a processor beside the model"):
-        ChatSession.from_pretrained(tmp_path)
+    assert ChatSession.from_pretrained(tmp_path).processor.chat_template == loaded[1].chat_template  # the base's
     loaded[1].save_pretrained(tmp_path)
+    stored = tmp_path / "chat_template.jinja"
+    stored.write_text("{# its own #}" + stored.read_text())
     session = ChatSession.from_pretrained(tmp_path)
+    assert session.processor.chat_template.startswith("{# its own #}")
     inputs = session.processor.apply_chat_template(
         [user("colours?", coloured("red"))], tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -500,6 +502,12 @@ def test_adapter_folder_loads_with_its_base_and_its_own_processor(loaded, chat_f
         ChatSession.from_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"adapter_config\.json` must be JSON"):
+        ChatSession.from_pretrained(tmp_path)
+
+
+def test_model_without_a_processor_is_refused(loaded, tmp_path):
+    loaded[0].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must hold a processor beside the model"):
         ChatSession.from_pretrained(tmp_path)
 
 

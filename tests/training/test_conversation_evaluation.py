@@ -129,7 +129,7 @@ def test_command_refuses_what_is_for_lines_and_data_without_conversations(chat_f
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_command_measures_an_adapter(chat_folder, rows_file, tmp_path, capsys):
+def test_command_measures_an_adapter_with_or_without_a_processor(chat_folder, rows_file, tmp_path, capsys):
     model, processor = load_visual_chat(chat_folder)
     adapted = add_lora(model, LoraSection(rank=2, alpha=2), base=chat_folder)
     with torch.no_grad():
@@ -139,11 +139,13 @@ def test_command_measures_an_adapter(chat_folder, rows_file, tmp_path, capsys):
             elif "modules_to_save" in name:
                 parameter.zero_()  # no picture is told from another
     save_adapter(adapted, tmp_path / "adapter")
-    processor.save_pretrained(tmp_path / "adapter")
-    assert is_visual_chat(str(tmp_path / "adapter"))
-    assert main(["evaluate", str(tmp_path / "adapter"), str(rows_file), "--json"]) == 0, capsys.readouterr().err
-    answers = json.loads(capsys.readouterr().out)["answers"]
-    assert answers[2] == "hi" and answers[0] == answers[3]
+    for has_processor in (False, True):  # without one the base's is taken
+        if has_processor:
+            processor.save_pretrained(tmp_path / "adapter")
+        assert is_visual_chat(str(tmp_path / "adapter"))
+        assert main(["evaluate", str(tmp_path / "adapter"), str(rows_file), "--json"]) == 0, capsys.readouterr().err
+        answers = json.loads(capsys.readouterr().out)["answers"]
+        assert answers[2] == "hi" and answers[0] == answers[3]
 
 
 def test_other_models_are_no_visual_chat(chat_folder, tmp_path):
