@@ -7,8 +7,8 @@
 
 BASE is the assembly of the two parts: what the recipe `llava-projector` starts from, with a new projector. RUN is a folder of the
 recipe `llava-chat-lora`: adapter and projector. DATA is made by `scripts/make_picture_conversations.py`; FIGURES.json and
-PHOTOS.json are written by `scripts/compare_llava.py`. Run `ship` once without figures, measure the shipped folder, with BASE where
-it looks for it, and run it again: the card then tells the figures of the rounded weights that it stands beside.
+PHOTOS.json are written by `scripts/compare_llava.py`. Run `ship` once without figures, measure the shipped folder, with BASE
+where it looks for it, and run it again: the card then tells the figures of the rounded weights that it stands beside.
 """
 
 import argparse
