@@ -88,7 +88,7 @@ Not chosen: drawings at even distances through the validation set, whose meaning
 
 {dialogues}
 
-On OpenMoji's drawings of meanings held out, told in words:
+On drawings of OpenMoji, the vendor kept out, of meanings that were learnt from the other two; told in words:
 
 {openmoji}
 
@@ -214,7 +214,7 @@ def main() -> None:
         photos=photos,
         num_asked=len(ASKED),
         dialogues="\n".join(f"{number}. {told}" for number, (_, _, told) in enumerate(shown, start=1)),
-        openmoji="\n".join(f"- {told}" for _, _, told in dialogues(session, options.data, "openmoji_unseen")),
+        openmoji="\n".join(f"- {told}" for _, _, told in dialogues(session, options.data, "openmoji_seen")),
         cost=f" {options.cost}" if options.cost else "",
     )
     data = ModelCardData(

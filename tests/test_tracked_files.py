@@ -34,6 +34,18 @@ def test_shipped_tokenizer_is_one_file_of_at_most_2_megabytes(name: str):
     assert weights[0].stat().st_size <= 2 * MEGABYTE
 
 
+def test_shipped_llava_is_projector_and_adapter_of_at_most_6_megabytes():
+    folder = CHECKOUT / "model_cards" / "llava-smollm2-135m-emoji"
+    weights = sorted(folder.glob("*.safetensors"))
+    assert [path.name for path in weights] == ["adapter_model.safetensors"]
+    assert weights[0].stat().st_size <= 6 * MEGABYTE
+    assert not [
+        *folder.glob("*token*"),
+        *folder.glob("vocab*"),
+        *folder.glob("merges*"),
+    ]  # its base's command writes them
+
+
 def test_no_tracked_file_is_a_pickle():
     assert [
         path for path in tracked_files() if path.suffix in {".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt"}

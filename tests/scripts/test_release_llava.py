@@ -12,8 +12,10 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Dinov2Config,
     LlamaConfig,
     LlamaForCausalLM,
     ViTConfig,
@@ -25,6 +27,7 @@ from scripts.tiny_parts import END, PAD, START, VOCAB_SIZE, randomise, tiny_imag
 from tests.scripts.test_compare_llava import FEATURES, row
 
 CHECKOUT = Path(__file__).parents[2]
+SHIPPED = CHECKOUT / "model_cards" / "llava-smollm2-135m-emoji"
 COLOURS = ("red", "blue", "green")
 
 
@@ -68,7 +71,7 @@ def data(script, tmp_path) -> Path:
         features = datasets.Features({**FEATURES, "id": datasets.Value("string")})
         return datasets.Dataset.from_list(rows, features=features)
 
-    sets = datasets.DatasetDict({"validation": asked("google"), "openmoji_unseen": asked("openmoji")})
+    sets = datasets.DatasetDict({"validation": asked("google"), "openmoji_seen": asked("openmoji")})
     sets.save_to_disk(str(tmp_path / "data" / "emoji-chat"))
     return tmp_path / "data"
 
@@ -142,3 +145,34 @@ def test_adapter_of_another_base_is_not_shipped(script, parts, data, tmp_path, m
     with pytest.warns(UserWarning, match="SHA-256"), pytest.raises(SystemExit, match="Make the base again"):
         run_script(script, monkeypatch, "ship", tmp_path / "run", tmp_path / "other", data, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_shipped_adapter_fits_parts_of_its_shapes():
+    """DINOv2-small's and SmolLM2-135M's shapes, without weights: the adapter's layers and matrices are theirs."""
+    with torch.device("meta"):
+        vision = AutoModel.from_config(Dinov2Config(hidden_size=384, num_hidden_layers=12, num_attention_heads=6))
+        language = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=30,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                vocab_size=49153,
+            )
+        )
+    layers = {f"language_model.{name}": module for name, module in language.named_modules()}
+    weights = load_file(SHIPPED / "adapter_model.safetensors")
+    rank = json.loads((SHIPPED / "adapter_config.json").read_text())["r"]
+    for name, tensor in weights.items():
+        name = name.removeprefix("base_model.model.")
+        if name.startswith("projector."):
+            continue
+        layer, matrix = name.removesuffix(".weight").rsplit(".", 1)
+        out_features, in_features = layers[layer].weight.shape
+        assert tensor.shape == ((out_features, rank) if matrix == "lora_B" else (rank, in_features)), name
+        assert matrix == "lora_A" or tensor.any(), name  # B starts at zero
+    assert len(weights) == 2 * 30 * 7 + 4
+    projector = {tuple(tensor.shape) for name, tensor in weights.items() if ".projector." in name}
+    assert projector == {(576, vision.config.hidden_size), (576, 576), (576,)}
+    assert set(json.loads((SHIPPED / "base_weights.json").read_text())["sha256"]) == {"vision", "language"}
