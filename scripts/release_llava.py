@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration, LlavaVisionLanguageProcessor
+from hf_vlm.parts.base_weights import BASE_FILE, check_base
 from hf_vlm.pipelines.chat import ChatSession
-from hf_vlm.training.lora import BASE_FILE, check_base
 
 CHECKOUT = Path(__file__).parents[1]
 LARGEST_FOLDER = 6e6  # bytes

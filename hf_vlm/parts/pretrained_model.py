@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from ..blocks.patch_embed import as_pair
+from .base_weights import check_base
 from .checkpoint_files import naming_faults, read_config, read_tensors, read_weights
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -28,11 +29,13 @@ class HubModel(PreTrainedModel):
             is missing is an error.
         heads: names of the submodules beside the base model, which a folder of the base model, or of another head, lacks;
             None for the base model itself.
+        part_paths: role -> where its part is, in a model that is made of parts.
         resizable: settings that `from_pretrained` and `resize` can change, the weights resampled.
     """
 
     may_be_new: tuple[str, ...] = ("pooler",)  # folders of other tasks have none
     heads: tuple[str, ...] | None = None
+    part_paths: Mapping[str, str] = {}
     resizable: tuple[str, ...] = ("image_size",)
 
     @classmethod
@@ -219,6 +222,18 @@ class HubModel(PreTrainedModel):
                 f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
                 f"`{needed[0]}` by our name. Copy or download the checkpoint again; check that config.json belongs to it."
             )
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.load_adapter`; warns if the adapter was trained on other weights than this model's.
+
+        `from_pretrained` of an adapter's folder comes by here, peft's own loading doesn't.
+        """
+        info = super().load_adapter(peft_model_id, *args, **kwargs)
+        here = not getattr(self, "is_quantized", False) and not any(weight.is_meta for weight in self.parameters())
+        if peft_model_id is not None and self.part_paths and here:  # weights that lie elsewhere can't be compared
+            where = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+            check_base(self, peft_model_id, **{name: where[name] for name in HUB_ARGUMENTS if name in where})
+        return info
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: object) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory."""

@@ -12,13 +12,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.training.line_trainer import GradientCheck, check_gradients
-from hf_vlm.training.lora import ROLES, LoraSection, check_adapter_gradients, save_adapter
+from hf_vlm.training.lora import LoraSection, check_adapter_gradients, save_adapter
 from hf_vlm.training.parameter_groups import part_groups
 from hf_vlm.training.projector_files import save_projector
 
 logger = logging.getLogger(__name__)
 
-PARTS = ROLES[LlavaVisionLanguageForConditionalGeneration]
+PARTS = LlavaVisionLanguageForConditionalGeneration.part_paths
 PICTURE_INPUTS = ("pixel_values", "image_features")
 
 

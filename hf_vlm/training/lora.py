@@ -29,28 +29,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
-from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.parts.base_weights import BASE_FILE, base_of, check_base, hash_parts, published_name, role_paths
 from hf_vlm.parts.checkpoint_files import find_file, processor_source, read_config, read_tensors
-from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.recipe_files import listed
 
-BASE_FILE = "base_weights.json"
-
-# Where each role's part is.
-ROLES: dict[type[PreTrainedModel], dict[str, str]] = {
-    LlavaVisionLanguageForConditionalGeneration: {
-        "vision": "vision_model",
-        "projector": "projector",
-        "language": "language_model",
-    },
-    TrOCREncoderDecoderForConditionalGeneration: {
-        "vision": "encoder.vision_model",
-        "projector": "encoder.projection",
-        "decoder": "decoder",
-        "ctc_head": "ctc_head",
-    },
-}
 _QUANTIZED_ROLES = ("language", "decoder")  # the rest is small, or reads pixels
 # Settings that an adapter's base may have otherwise: they change no output of the trained model.
 _FREE_SETTINGS = ("_name_or_path", "architectures", "dtype", "label_smoothing", "transformers_version", "use_cache")
@@ -100,35 +82,6 @@ class LoraSection:
 
 
 # Parts and their layers
-
-
-def role_paths(model: nn.Module) -> dict[str, str]:
-    """The paths of a model's parts by role; parts without weights, such as a projection that isn't needed, are left out.
-
-    Args:
-        model: of a class in `ROLES`, with or without adapters.
-
-    Raises:
-        ValueError: if its class is not known.
-    """
-    base = base_of(model)
-    for model_class, paths in ROLES.items():
-        if isinstance(base, model_class):
-            return {role: path for role, path in paths.items() if _has_weights(base, path)}
-    known = listed(model_class.__name__ for model_class in ROLES)
-    raise ValueError(f"LoRA knows the parts of {known}, got a `{type(base).__name__}`. Add its parts to `ROLES`.")
-
-
-def base_of(model: nn.Module) -> Any:
-    """The model that adapters were put into, or the model itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def _has_weights(model: nn.Module, path: str) -> bool:
-    try:
-        return next(model.get_submodule(path).parameters(), None) is not None
-    except AttributeError:
-        return False
 
 
 def _path_of(paths: Mapping[str, str], role: str, setting: str) -> str:
@@ -261,7 +214,7 @@ def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLi
     Adapters learn under gradient checkpointing of either kind: the embeddings of adapted parts ask for gradients.
 
     Args:
-        model: of a class in `ROLES`, without adapters.
+        model: made of parts, without adapters.
         base: folder or Hub name under which the adapter will find its base; where the model came from by default.
 
     Raises:
@@ -272,7 +225,7 @@ def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLi
     layers = target_layers(model, section)
     name = str(base or model.name_or_path)
     _check_settings(model, name)
-    hashes = _hash_parts(model, [role for role in role_paths(model) if role not in section.train], name)
+    hashes = hash_parts(model, [role for role in role_paths(model) if role not in section.train])
     _set_name(model, published_name(name))
     adapted: Any = get_peft_model(model, config)
     wrapped = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
@@ -350,22 +303,6 @@ def check_adapter_gradients(model: nn.Module, section: LoraSection) -> None:
 # Files
 
 
-def published_name(base: str | os.PathLike) -> str:
-    """What an adapter may say of its base: a Hub name as it is, of a folder the way there from the working directory.
-
-    A folder's absolute path is never written. The way is what a recipe would say too: loading by the adapter's folder alone
-    works from the directory that it was trained in; elsewhere `peft` takes a base loaded by hand, and `hf-vlm merge` has
-    `--base`. Before publishing, name the base's Hub repository in `save_adapter`.
-    """
-    name = os.fspath(base)
-    if not os.path.isdir(name):
-        return name
-    try:
-        return Path(os.path.relpath(name)).as_posix()
-    except ValueError:  # another drive
-        return os.path.basename(os.path.abspath(name))
-
-
 def _set_name(model: Any, name: str) -> None:
     """PEFT's config is filled from the one, its card from the other."""
     model.name_or_path = name
@@ -395,7 +332,7 @@ def save_adapter(
     in_full = set(config.modules_to_save or ())
     roles = [role for role, path in role_paths(model).items() if path not in in_full]
     at_start: dict[str, str] = getattr(adapted, "base_hashes", {})
-    hashes = at_start if at_start and state_dict is not None else _hash_parts(model, roles, model.name_or_path)
+    hashes = at_start if at_start and state_dict is not None else hash_parts(model, roles)
     at_start = at_start or hashes
     if changed := [role for role in hashes if hashes[role] != at_start[role]]:
         warnings.warn(
@@ -417,72 +354,6 @@ def _correct_card(path: Path, base: str | None) -> None:
         card.data.base_model = None
         card.data.tags = [tag for tag in card.data.tags or () if not tag.startswith("base_model:")]
         card.save(path)
-
-
-def check_base(model: nn.Module, folder: str | os.PathLike) -> bool:
-    """Whether a model has the weights that an adapter was trained on; a warning with both hashes if not.
-
-    Values count as bfloat16 has them: a base may be loaded in another dtype than it was trained in.
-
-    Args:
-        model: the base, with or without adapters.
-        folder: of the adapter, or its Hub name. One that `save_adapter` didn't write has no hashes: nothing is said.
-    """
-    path = find_file(folder, BASE_FILE)
-    if path is None:
-        return True
-    wanted: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-    came = _hash_parts(model, list(wanted), base_of(model).name_or_path)
-    others = [f"{role} {wanted[role]}, got {came[role]}" for role in wanted if wanted[role] != came[role]]
-    if others:
-        warnings.warn(
-            f"The adapter {published_name(folder)} wants the weights that it was trained on, by their SHA-256: "
-            f"{'; '.join(others)}. Load the base that it names, or train it anew on this one.",
-            stacklevel=2,
-        )
-    return not others
-
-
-class _InBfloat16(Mapping[str, torch.Tensor]):
-    """Tensors, each converted when it is asked for: a copy of a whole model may not fit."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._tensors[name]
-        return tensor.bfloat16() if tensor.is_floating_point() else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-def _hash_parts(model: nn.Module, roles: list[str], name: str) -> dict[str, str]:
-    """SHA-256 by role of the weights below any adapters, rounded to bfloat16."""
-    base = base_of(model)
-    if getattr(base, "is_quantized", False):  # its weights are not the base's any more
-        base = type(base).from_pretrained(name, dtype=torch.bfloat16)
-    paths = role_paths(base)
-    return {role: hash_weights(_InBfloat16(_base_state(base.get_submodule(paths[role])))) for role in roles}
-
-
-def _base_state(part: nn.Module) -> dict[str, torch.Tensor]:
-    """A part's tensors under the names that they have without adapters."""
-    layers = {name for name, module in part.named_modules() if isinstance(module, BaseTunerLayer)}
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in part.state_dict().items():
-        words = name.split(".")
-        places = (end for end in range(1, len(words)) if ".".join(words[:end]) in layers)
-        place = next(places, None)
-        if place is not None:
-            if words[place] != "base_layer":
-                continue
-            del words[place]
-        state[".".join(words)] = tensor
-    return state
 
 
 # Merging

@@ -22,7 +22,8 @@ from transformers import (
     ViTModel,
 )
 
-from hf_vlm.training.lora import LoraSection, add_lora, check_base, save_adapter
+from hf_vlm.parts.base_weights import check_base
+from hf_vlm.training.lora import LoraSection, add_lora, save_adapter
 from scripts.tiny_parts import END, PAD, START, VOCAB_SIZE, randomise, tiny_image_processor, tiny_tokenizer
 from tests.scripts.test_compare_llava import FEATURES, row
 

@@ -20,19 +20,17 @@ from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 import hf_vlm
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration, TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.parts.base_weights import BASE_FILE, check_base, role_paths
 from hf_vlm.training import lora
 from hf_vlm.training.line_trainer import check_gradients
 from hf_vlm.training.lora import (
-    BASE_FILE,
     LoraSection,
     add_lora,
     check_adapter_gradients,
-    check_base,
     exact_pattern,
     loading_arguments,
     lora_config,
     merge_adapter,
-    role_paths,
     save_adapter,
     target_layers,
 )
@@ -152,7 +150,7 @@ def test_roles_name_the_parts_that_hold_weights(base):
 
 
 def test_roles_of_another_class_are_an_error():
-    with pytest.raises(ValueError, match="LoRA knows the parts of `Llava.*`, `TrOCR.*`, got a `Linear`"):
+    with pytest.raises(ValueError, match="made of parts is wanted, a LLaVA or a TrOCR, .* got a `Linear`"):
         role_paths(nn.Linear(2, 2))
 
 
@@ -504,6 +502,16 @@ def test_other_base_weights_are_warned_of_with_both_hashes(folder, adapted):
     assert "vision" not in str(told[0].message)
     with pytest.warns(UserWarning, match="by their SHA-256: language"):
         check_base(PeftModel.from_pretrained(other, "adapter"), "adapter")
+    other = LlavaVisionLanguageForConditionalGeneration.from_pretrained(folder / "base")
+    with torch.no_grad():
+        other.language_model.model.layers[1].mlp.up_proj.weight[3, 2] += 0.1
+    other.save_pretrained("other")
+    AutoModelForImageTextToText.from_pretrained("adapter")  # on its own base: a warning would be an error
+    settings = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "other"
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="by their SHA-256: language"):
+        AutoModelForImageTextToText.from_pretrained("adapter")
 
 
 def test_own_base_is_not_warned_of_whatever_wraps_it_and_in_whatever_dtype(folder, adapted):

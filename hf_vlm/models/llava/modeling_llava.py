@@ -97,6 +97,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
+    part_paths = {"vision": "vision_model", "projector": "projector", "language": "language_model"}
     resizable = ()
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -114,6 +114,12 @@ def cross_attention_size(config: TrOCREncoderDecoderConfig) -> int:
 class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedModel, GenerationMixin):
     """The whole reader: `forward` for training, `generate` for token ids, `recognize` for text with confidence."""
 
+    part_paths = {
+        "vision": "encoder.vision_model",
+        "projector": "encoder.projection",
+        "decoder": "decoder",
+        "ctc_head": "ctc_head",
+    }
     _can_compile_fullgraph = True
 
     def __init__(self, config: TrOCREncoderDecoderConfig) -> None:
