@@ -67,17 +67,20 @@ bits, so the Hub's do.
 
 ## Figures
 
-Exact match in % / chrF (sacrebleu){questions}. `validation`: drawings by Google and Twitter of
-meanings that were held out; `openmoji_seen`: meanings of the training set, drawn by OpenMoji, a vendor kept out;
-`openmoji_unseen`: both at once. Half of the yes/no questions are to be answered yes. `most common answer` and `nearest neighbour`
+Exact match in % / chrF (sacrebleu){questions}, asked once. `validation`: drawings by Google and Twitter of meanings that were
+held out; `openmoji_seen`: meanings of the training set, drawn by OpenMoji, a vendor kept out; `openmoji_unseen`: both at once.
+Half of the yes/no questions are to be answered yes. `most common answer` (to questions of the same words) and `nearest neighbour`
 (the answer to the nearest question about the nearest training picture, by DINOv2's features) need no language model; "without
-pictures" are the same weights, asked blindly.
+pictures" are the same weights, asked blindly. `phase 1` is the projector alone, in front of the untouched language model, which
+answers in sentences; `phase 2` trains the whole language model, `LoRA` is what is shipped.
 
 {figures}
 
-By kind of question, on `validation`:
+By kind of question, on `validation`; of `keywords` and `name` few are to be guessed for a meaning never seen:
 
 {by_kind}
+
+Made by `scripts/compare_llava.py` (400 questions a set); its docstring has the command.
 {photos}
 ## Dialogues
 
