@@ -203,9 +203,7 @@ def main() -> None:
         photos = (
             "\nThe same recipes on photographs, which carry no licence for it: measured, not shipped. Captions first, then\n"
             "questions about rooms. What phase 2 gets right there it gets right blindly too: in so short a run it learnt\n"
-            "the answers, not the pictures.\n\n"
-            + table(json.loads(options.photos.read_text(encoding="utf-8")))
-            + "\n"
+            "the answers, not the pictures.\n\n" + table(json.loads(options.photos.read_text(encoding="utf-8"))) + "\n"
         )
     text = CARD.format(
         name=out.name,
