@@ -58,8 +58,8 @@ hf-vlm chat model_cards/{name} --image drawing.png --question "What is this emoj
 
 The adapter looks for its base, `{base}`, in the working directory. `hf-vlm merge model_cards/{name} --out
 llava-emoji` makes a whole model of both, for `pipeline("image-text-to-text", model="llava-emoji")`. It is of these weights and no
-others: `base_weights.json` has their SHA-256, and `hf-vlm merge` says if they differ. SmolLM2's lie in their package rounded to 4
-bits, so the Hub's do.
+others: `base_weights.json` has their SHA-256, and a warning comes if they differ. SmolLM2's lie in their package rounded to 4
+bits, so the Hub's differ.
 
 | part | SHA-256 of its weights in bfloat16 |
 |---|---|

@@ -54,7 +54,7 @@ def _has_weights(model: nn.Module, path: str) -> bool:
 
 
 def hash_parts(model: nn.Module, roles: Sequence[str]) -> dict[str, str]:
-    """SHA-256 by role of the weights below any adapters, rounded to bfloat16.
+    """SHA-256 by role of the weights below any adapters, rounded to bfloat16; a part that the model lacks is left out.
 
     A quantised base is loaded once more as it was: its weights are not the base's any more.
     """
@@ -62,7 +62,8 @@ def hash_parts(model: nn.Module, roles: Sequence[str]) -> dict[str, str]:
     if getattr(base, "is_quantized", False):
         base = type(base).from_pretrained(base.name_or_path, dtype=torch.bfloat16)
     paths = role_paths(base)
-    return {role: hash_weights(_InBfloat16(_base_state(base.get_submodule(paths[role])))) for role in roles}
+    parts = {role: base.get_submodule(paths[role]) for role in roles if role in paths}
+    return {role: hash_weights(_InBfloat16(_base_state(part))) for role, part in parts.items()}
 
 
 def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -> bool:
@@ -78,7 +79,7 @@ def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -
         return True
     wanted: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["sha256"]
     came = hash_parts(model, list(wanted))
-    others = [f"{role} {wanted[role]}, got {came[role]}" for role in wanted if wanted[role] != came[role]]
+    others = [f"{role} {wanted[role]}, got {came.get(role)}" for role in wanted if wanted[role] != came.get(role)]
     if others:
         warnings.warn(
             f"The adapter {published_name(folder)} wants the weights that it was trained on, by their SHA-256: "

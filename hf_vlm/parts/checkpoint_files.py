@@ -110,9 +110,7 @@ def base_of_adapter(name_or_folder: str | os.PathLike) -> str | None:
         ValueError: if the adapter's config is damaged.
     """
     file = find_file(name_or_folder, "adapter_config.json")
-    if (
-        file is None or find_file(name_or_folder, "config.json") is not None
-    ):  # with both it is a model with adapters in it
+    if file is None or find_file(name_or_folder, "config.json") is not None:  # with both: a model with adapters in it
         return None
     base = _read_json(file).get("base_model_name_or_path")
     if not isinstance(base, str):

@@ -514,6 +514,15 @@ def test_other_base_weights_are_warned_of_with_both_hashes(folder, adapted):
         AutoModelForImageTextToText.from_pretrained("adapter")
 
 
+def test_base_without_a_part_of_the_adapters_is_warned_of(base, adapted):
+    save_adapter(adapted, "adapter")
+    content = json.loads(Path("adapter", BASE_FILE).read_text())
+    content["sha256"]["ctc_head"] = "0" * 64
+    Path("adapter", BASE_FILE).write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="ctc_head 0+, got None"):
+        assert not check_base(base, "adapter")
+
+
 def test_own_base_is_not_warned_of_whatever_wraps_it_and_in_whatever_dtype(folder, adapted):
     save_adapter(adapted, "adapter")
     load = LlavaVisionLanguageForConditionalGeneration.from_pretrained
