@@ -46,9 +46,14 @@ def main() -> None:
     parser.add_argument("--json", help="file for every score and answer")
     options = parser.parse_args()
 
+    for entry in options.runs:
+        if "=" not in entry:
+            parser.error(f"`--runs` wants NAME=FOLDER, got {entry!r}. Give the run a name.")
+    runs = dict(entry.split("=", 1) for entry in options.runs)
+    if unknown := sorted(set(options.blind) - set(runs)):
+        parser.error(f"`--blind` wants names among {', '.join(runs)}, got {unknown[0]!r}. Correct it.")
     data = Path(options.data)
     train = spread(read_conversations(data / options.train, "train"), options.max_train_rows)
-    runs = dict(entry.split("=", 1) for entry in options.runs)
     sets = {}
     for name in options.sets:
         folder, _, split = name.partition(":")

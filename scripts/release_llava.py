@@ -80,7 +80,7 @@ By kind of question, on `validation`; of `keywords` and `name` few are to be gue
 
 {by_kind}
 
-Made by `scripts/compare_llava.py` (400 questions a set); its docstring has the command.
+Made by `scripts/compare_llava.py`, by the last command below.
 {photos}
 ## Dialogues
 
@@ -105,7 +105,20 @@ On drawings of OpenMoji, the vendor kept out, of meanings that were learnt from 
 
 Conversations by a seeded rule over names, keywords and groups of emoji (`scripts/make_picture_conversations.py`), on drawings of
 Noto Emoji (Google, Apache-2.0) and Twemoji (Twitter, CC BY 4.0). First the projector, by the recipe `llava-projector`, then
-projector and adapter, by `llava-chat-lora`, both in `hf_vlm/training/recipes/`.{cost} The weights here are published under
+projector and adapter, by `llava-chat-lora`, both in `hf_vlm/training/recipes/`:
+
+```sh
+python scripts/make_picture_conversations.py DRAWINGS data
+torchrun --nproc-per-node 2 -m hf_vlm.cli train llava-projector model.vision=parts/{vision} \\
+    model.text=parts/{text} data.folder=data data.max_tokens=512 training.bf16=true training.num_train_epochs=1
+torchrun --nproc-per-node 2 -m hf_vlm.cli train llava-chat-lora data.folder=data data.max_tokens=512 training.bf16=true \\
+    'data.train=[{{path: emoji-chat, split: train, max_rows: 6000}}]'
+python scripts/release_llava.py ship runs/llava-chat-lora {base} data
+python scripts/compare_llava.py data --runs "LoRA=model_cards/{name}" --blind LoRA --train emoji-chat \\
+    --max-train-rows 6000 --sets emoji-chat:validation emoji-chat:openmoji_seen emoji-chat:openmoji_unseen
+```
+
+`phase 2` above is the recipe `llava-chat` with the same settings.{cost} The weights here are published under
 Apache-2.0; the drawings above under the licences of their vendors; of OpenMoji no picture is here, and none was learnt from.
 """
 

@@ -147,3 +147,17 @@ def test_script_compares_runs_with_the_baselines(script, tmp_path, monkeypatch, 
     assert table[0] == "| exact match, % / chrF | colours:validation |"
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in results]
     assert table[3] == "| nearest neighbour | 100.0 / 100.0 |"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--runs", "runs/mine"], "wants NAME=FOLDER, got 'runs/mine'"),
+        (["--runs", "mine=runs/mine", "--blind", "yours"], "wants names among mine, got 'yours'"),
+    ],
+)
+def test_runs_without_a_name_are_refused(script, monkeypatch, capsys, options, told):
+    monkeypatch.setattr("sys.argv", ["compare_llava.py", "data", *options, "--train", "a", "--sets", "a:b"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert told in capsys.readouterr().err
