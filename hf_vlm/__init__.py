@@ -16,6 +16,9 @@ from transformers import (
     AutoProcessor,
 )
 
+from hf_vlm.models.cnn_lstm.configuration_cnn_lstm import CnnLstmConfig
+from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGeneration
+from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.dvae.configuration_dvae import DVAEConfig
 from hf_vlm.models.dvae.image_processing_dvae import DVAEImageProcessor, DVAEImageProcessorPil
 from hf_vlm.models.dvae.modeling_dvae import DVAEModel
@@ -49,6 +52,7 @@ from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.page_reading import PageReader
+from hf_vlm.pipelines.picture_question_answering import PictureQuestionAnsweringPipeline
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
@@ -104,9 +108,17 @@ AutoModel.register(LlavaVisionLanguageConfig, LlavaVisionLanguageForConditionalG
 AutoModelForImageTextToText.register(LlavaVisionLanguageConfig, LlavaVisionLanguageForConditionalGeneration)
 AutoProcessor.register(LlavaVisionLanguageConfig, LlavaVisionLanguageProcessor)
 
+AutoConfig.register("hf_vlm_cnn_lstm", CnnLstmConfig)
+AutoModel.register(CnnLstmConfig, CnnLstmForConditionalGeneration)
+AutoModelForImageTextToText.register(CnnLstmConfig, CnnLstmForConditionalGeneration)
+AutoProcessor.register(CnnLstmConfig, CnnLstmProcessor)
+
 register_tasks()
 
 __all__ = [
+    "CnnLstmConfig",
+    "CnnLstmForConditionalGeneration",
+    "CnnLstmProcessor",
     "DVAEConfig",
     "DVAEImageProcessor",
     "DVAEImageProcessorPil",
@@ -118,6 +130,7 @@ __all__ = [
     "LlavaVisionLanguageForConditionalGeneration",
     "LlavaVisionLanguageProcessor",
     "PageReader",
+    "PictureQuestionAnsweringPipeline",
     "SwinTransformerBackbone",
     "SwinTransformerConfig",
     "SwinTransformerForImageClassification",

@@ -127,16 +127,32 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure CER and WER on lines with known text, accuracy on pictures with labels, answers, a tokenizer on pictures",
+        help="measure a model on data with known answers: a task, lines, pictures with labels, a tokenizer on pictures",
     )
-    evaluate.add_argument("model", help="folder or Hub name, of a reader, an image classifier, a tokenizer or a LLaVA")
+    evaluate.add_argument("model", help="folder or Hub name, of any model of hf-vlm, or of an adapter")
     evaluate.add_argument(
         "data",
         nargs="+",
-        help="lines with `image` and `text`, pictures with `label`, or conversations, whose last answers are the references",
+        help="what the task's recipe reads; else lines with `image` and `text`, pictures with `label`, or conversations",
     )
     evaluate.add_argument("--split", help="split of the data, such as validation")
-    evaluate.add_argument("--ignore-case", action="store_true", help="fold case before scoring")
+    evaluate.add_argument(
+        "--task",
+        choices=("caption", "ocr", "vqa", "nlvr", "translate", "chat"),
+        help="what is measured; default: chat for a LLaVA, caption for a CNN + LSTM",
+    )
+    evaluate.add_argument("--prompt", help="preset of hf_vlm.data.format_prompts, or a text, as the recipe's `prompt`")
+    evaluate.add_argument(
+        "--pictures",
+        choices=("own", "none", "other"),
+        default="own",
+        help="of a task: show each row's own, none (what the words alone give away), or those of another row",
+    )
+    evaluate.add_argument("--metrics", choices=("yes-no", "option"), help="of a task: for answers of that form")
+    evaluate.add_argument("--max-rows", type=_positive, help="of a task: ask so many, spread evenly; default all")
+    evaluate.add_argument("--max-new-tokens", type=_positive, help="longest answer; default: the model's own")
+    evaluate.add_argument("--record", metavar="FILE", help="of a task: JSON file for settings, hashes and every answer")
+    evaluate.add_argument("--ignore-case", action="store_true", help="of lines: fold case before scoring")
     evaluate.add_argument("--num-beams", type=_positive, help="beams in the search; default: the model's own")
     evaluate.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
     evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every prediction")
@@ -210,6 +226,15 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--out", required=True, metavar="FOLDER", help="where to save the merged model")
     merge.add_argument("--base", help="folder or Hub name of the base; by default the one that the adapter names")
     merge.set_defaults(command=_merge, list_name="adapter")
+
+    show = commands.add_parser(
+        "show", help="write a page about a training run: curves, answers, errors, attention, what is learnt"
+    )
+    show.add_argument("run", nargs=1, metavar="RUN", help="folder of the run, its recipe's `training.output_dir`")
+    show.add_argument("--out", metavar="FILE", help="HTML file to write, default RUN/report.html")
+    show.add_argument("--samples", type=_positive, default=12, metavar="N", help="answers to show, default 12")
+    show.add_argument("--json", action="store_true", help="one JSON object: the file, and what is in it in numbers")
+    show.set_defaults(command=_show, list_name="run")
     return parser
 
 
@@ -242,36 +267,60 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from hf_vlm.training.conversation_evaluation import evaluate_conversation_folders, is_visual_chat
     from hf_vlm.training.evaluation import evaluate_folders
     from hf_vlm.training.image_evaluation import evaluate_image_folders, is_image_classifier
+    from hf_vlm.training.task_evaluation import architecture_of, evaluate_task_folders
     from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
 
+    architecture = architecture_of(options.model)  # first: an adapter's folder has no config of its own
+    task = options.task or {"llava": "chat", "cnn_lstm": "caption"}.get(architecture or "")
     settings = {"split": options.split, "batch_size": options.batch_size}
     of_lines = {"ignore_case": options.ignore_case, "num_beams": options.num_beams}
-    chats = is_visual_chat(options.model)  # first: an adapter's folder has no config of its own
-    tokenizes = not chats and is_tokenizer(options.model)
-    if chats:
+    failures: list[str] = []
+    results: Iterable[tuple[str, Any]]
+    if task is not None:
         if options.ignore_case:
             raise ValueError("`--ignore-case` is for lines; answers are compared without case. Leave it out.")
-        beams = {} if options.num_beams is None else {"num_beams": options.num_beams}
-        results: Iterable[tuple[str, Any]] = evaluate_conversation_folders(
-            options.model, options.data, **settings, **beams
+        generation = {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens}
+
+        def tell(message: str) -> None:
+            failures.append(message)
+            print(f"hf-vlm: {message}", file=sys.stderr)
+
+        results = evaluate_task_folders(
+            options.model,
+            options.data,
+            task=task,
+            prompt=options.prompt,
+            max_rows=options.max_rows,
+            pictures=options.pictures,
+            metrics=options.metrics,
+            record=options.record,
+            on_failure=tell,
+            **settings,
+            **{name: value for name, value in generation.items() if value is not None},
         )
-    elif not tokenizes and not is_image_classifier(options.model):
-        results = evaluate_folders(options.model, options.data, **settings, **of_lines)
-    elif any(of_lines.values()):
-        raise ValueError("`--ignore-case` and `--num-beams` are for lines, got a model of pictures. Leave them out.")
-    elif tokenizes:
-        results = evaluate_tokenizer_folders(options.model, options.data, **settings)
+    elif given := [
+        f"--{name.replace('_', '-')}"
+        for name in ("prompt", "metrics", "max_rows", "max_new_tokens", "record")
+        if getattr(options, name) is not None
+    ] + ["--pictures"] * (options.pictures != "own"):
+        raise ValueError(f"`{given[0]}` is for tasks, got it without one. Add `--task`, or leave it out.")
+    elif is_tokenizer(options.model) or is_image_classifier(options.model):
+        if any(of_lines.values()):
+            raise ValueError(
+                "`--ignore-case` and `--num-beams` are for lines, got a model of pictures. Leave them out."
+            )
+        evaluate = evaluate_tokenizer_folders if is_tokenizer(options.model) else evaluate_image_folders
+        results = evaluate(options.model, options.data, **settings)
     else:
-        results = evaluate_image_folders(options.model, options.data, **settings)
+        results = evaluate_folders(options.model, options.data, **settings, **of_lines)
     for name, result in results:
         if options.json:
             print(json.dumps({"data": name, **result.to_dict()}, ensure_ascii=False), flush=True)
         else:
             print(f"{name}: {result}", flush=True)
-    return 0
+    return int(bool(failures))
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -449,6 +498,25 @@ def _merge(options: argparse.Namespace) -> int:
         raise ValueError(f"`merge` wants one adapter, got {len(options.adapter)}. Merge them one by one.")
     merge_adapter(options.adapter[0], options.out, options.base)
     print(f"Merged model saved in {options.out}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from hf_vlm.training.report_page import write_report
+    from hf_vlm.training.run_report import make_report
+
+    if len(options.run) > 1:
+        raise ValueError(f"`show` wants one run, got {len(options.run)}. Show them one by one.")
+    report = make_report(options.run[0], options.samples)
+    file = Path(options.out) if options.out is not None else Path(options.run[0]) / "report.html"
+    write_report(report, file)
+    told = report.to_dict()
+    if options.json:
+        print(json.dumps({"file": str(file), **told}, ensure_ascii=False))
+    else:
+        print(f"{file}: {len(told['curves'])} charts, {told['num_shown']} answers of {told['num_answered']}")
+    for problem in told["problems"]:
+        print(f"hf-vlm: left out of the report: {problem}", file=sys.stderr)
     return 0
 
 

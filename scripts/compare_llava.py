@@ -24,8 +24,9 @@ import torch
 from datasets import load_from_disk
 
 from hf_vlm.data.conversations import Conversations, read_conversations
-from hf_vlm.training.conversation_evaluation import evaluate_conversations, load_visual_chat
+from hf_vlm.training.conversation_evaluation import load_visual_chat
 from hf_vlm.training.metrics import chrf, exact_match
+from hf_vlm.training.task_evaluation import evaluate_rows
 
 NEIGHBOURS = 5
 
@@ -71,14 +72,14 @@ def main() -> None:
             results[title][name] = scores([reference(asked, at) for at in range(len(asked))], baseline(asked), of_kinds)
     for run, folder in runs.items():
         model, processor = load_visual_chat(folder)
-        for name, (rows, kinds, indices) in sets.items():
+        for name, (rows, _, indices) in sets.items():
             for blind in (False, True) if run in options.blind else (False,):
-                measured = evaluate_conversations(
+                measured = evaluate_rows(
                     model,
                     processor,
                     rows.select(indices),
-                    kinds=[kinds[index] for index in indices],
-                    with_pictures=not blind,
+                    task="chat",
+                    pictures="none" if blind else "own",
                     batch_size=options.batch_size,
                     max_new_tokens=options.max_new_tokens,
                 )

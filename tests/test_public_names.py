@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 import hf_vlm
 
 CONTRACT = {
+    "cnn_lstm": ["CnnLstmConfig", "CnnLstmForConditionalGeneration", "CnnLstmProcessor"],
     "vit": ["VisionTransformerConfig", "VisionTransformerModel", "VisionTransformerImageProcessor"],
     "vae": ["VAEConfig", "VAEModel", "VAEImageProcessor"],
     "vqvae": ["VQVAEConfig", "VQVAEModel", "VQVAEImageProcessor"],
@@ -78,6 +79,9 @@ def test_model_types_are_prefixed_by_their_folder():
         ("TrOCREncoderDecoderConfig", AutoModel, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoModelForImageTextToText, "TrOCREncoderDecoderForConditionalGeneration"),
         ("TrOCREncoderDecoderConfig", AutoProcessor, "TrOCREncoderDecoderProcessor"),
+        ("CnnLstmConfig", AutoModel, "CnnLstmForConditionalGeneration"),
+        ("CnnLstmConfig", AutoModelForImageTextToText, "CnnLstmForConditionalGeneration"),
+        ("CnnLstmConfig", AutoProcessor, "CnnLstmProcessor"),
         ("LlavaVisionLanguageConfig", AutoModel, "LlavaVisionLanguageForConditionalGeneration"),
         ("LlavaVisionLanguageConfig", AutoModelForImageTextToText, "LlavaVisionLanguageForConditionalGeneration"),
         ("LlavaVisionLanguageConfig", AutoProcessor, "LlavaVisionLanguageProcessor"),

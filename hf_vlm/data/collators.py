@@ -8,11 +8,15 @@ import torch
 
 
 class LineCollator:
-    """Turns `{"image", "text"}` examples into a batch for a line reader: pixels, their mask, labels.
+    """Turns `{"image", "text"}` examples into a batch for a model that writes about a picture: pixels, their mask, labels.
+
+    An example may have `prompt`, a question that its text goes on from, and `image_features`, float (tokens, width), in place of
+    `image`; all of a batch or none.
 
     Args:
-        processor: called as `processor(images=[...], text=[...], return_tensors="pt")`; gives `pixel_values`, `labels`
-            (int64 (batch, tokens), ended, padded with -100) and, where lines are padded, `pixel_mask`.
+        processor: called as `processor(images=[...], text=[...], prompt=[...], return_tensors="pt")`; gives `pixel_values`,
+            `labels` (int64 (batch, tokens), ended, padded with -100), where lines are padded `pixel_mask`, and with
+            prompts `decoder_input_ids`.
         model: for Trainer's own label smoothing (`label_smoothing_factor`), which takes the labels away from the model:
             its `prepare_decoder_input_ids_from_labels` adds `decoder_input_ids` (int64, like `labels`).
 
@@ -37,19 +41,20 @@ class LineCollator:
             ValueError: if an example lacks its picture or text.
         """
         for index, example in enumerate(examples):
-            if missing := [key for key in ("image", "text") if example.get(key) is None]:
+            picture = "image_features" if "image_features" in example else "image"
+            if missing := [key for key in (picture, "text") if example.get(key) is None]:
                 raise ValueError(
                     f"Every example must have `image` and `text`, got example {index} of the batch without "
                     f"{' and '.join(missing)}. Set `remove_unused_columns=False`, or rename the columns."
                 )
-        batch = dict(
-            self.processor(
-                images=[example["image"] for example in examples],
-                text=[example["text"] for example in examples],
-                return_tensors="pt",
-            )
-        )
-        if self.model is not None:
+        columns = {"images": "image", "text": "text", "prompt": "prompt"}
+        given = {
+            argument: [example[key] for example in examples] for argument, key in columns.items() if key in examples[0]
+        }
+        batch = dict(self.processor(**given, return_tensors="pt"))
+        if "image_features" in examples[0]:
+            batch["image_features"] = torch.stack([example["image_features"] for example in examples])
+        if self.model is not None and "decoder_input_ids" not in batch:
             batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
         return batch
 

@@ -43,8 +43,15 @@ class StoredPath(str):
     """A picture's path as `datasets` keeps it, which may be absolute."""
 
 
-def open_rows(files: Sequence[Path], split: str | None) -> tuple[Iterable[Any], "Places", "HeldPictures"]:
-    """The rows of files, where they stand, and the pictures held in them."""
+def open_rows(
+    files: Sequence[Path], split: str | None, wanted: Sequence[str] | None = None, needed: Sequence[str] = ()
+) -> tuple[Iterable[Any], "Places", "HeldPictures"]:
+    """The rows of files, where they stand, and the pictures held in them.
+
+    Args:
+        wanted: columns of tables that are read; None for all.
+        needed: of which a table must have one.
+    """
     suffix = files[0].suffix.lower()
     if files[0].name in SAVED_BY_DATASETS:
         table = load_saved(files[0].parent, split)
@@ -60,11 +67,11 @@ def open_rows(files: Sequence[Path], split: str | None) -> tuple[Iterable[Any], 
         return rows, Places([str(files[0])], [0], lines), HeldPictures(None)
     else:
         raise ValueError(f"`path` must be a file .json, .jsonl or .parquet, or a folder, got {files[0]}. Convert it.")
-    columns = [name for name in (*FIELDS, *PICTURE_FIELDS, "id") if name in table.column_names]
-    if not set(FIELDS) & set(columns):
+    columns = [name for name in table.column_names if wanted is None or name in wanted]
+    if needed and not set(needed) & set(columns):
+        named = " or ".join(f"`{name}`" for name in needed)
         raise ValueError(
-            f"{named_files(files)} must have a column `messages` or `conversations`, got {', '.join(table.column_names)}. "
-            "Rename one."
+            f"{named_files(files)} must have a column {named}, got {', '.join(table.column_names)}. Rename one."
         )
     return _read_table(table, columns), places, HeldPictures(table)
 
@@ -316,7 +323,7 @@ class HeldPictures:
 class Chosen(Sequence[str]):
     """Where the chosen rows stand, each told when asked for."""
 
-    def __init__(self, items: Places, rows: np.ndarray) -> None:
+    def __init__(self, items: Places | Sequence[str], rows: np.ndarray) -> None:
         self._items, self._rows = items, rows
 
     def __len__(self) -> int:

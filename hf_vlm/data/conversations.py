@@ -3,7 +3,9 @@
 `{"messages": [{"role", "content"}, ...], "images": [PIL, ...], "source": str, "id": str or None}`: `role` is `system`, `user`
 or `assistant`; `content` is a text, or parts `{"type": "image"}` and `{"type": "text", "text": str}`. Pictures are in the
 reading order of their parts. A system message may come first, then user and assistant take turns; the assistant has the last
-word. `source` says where the row came from (file and line or row), so that whatever is wrong with it can be found.
+word. `source` says where the row came from (file and line or row), so that whatever is wrong with it can be found. For scoring,
+a row may also say which last answers are right (`references`, a list of texts), what is asked (`kind`), and which rows are only
+right together (`group`, such as a statement with all its pictures).
 
 A row is of one of two forms:
     `messages`, with `images` or one `image`     Hugging Face's
@@ -56,6 +58,7 @@ ROLES = ("system", "user", "assistant")
 _LLAVA_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _IMAGE_MARKER = "<image>"  # in LLaVA's files, whatever a processor's image token is
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+_NOTES = ("id", "references", "kind", "group")
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
@@ -73,7 +76,7 @@ class Conversations(Sequence[dict[str, Any]]):
     def __init__(
         self,
         texts: "Texts",
-        sources: "Places",
+        sources: "Places | Sequence[str]",
         folder: Path,
         held: "HeldPictures",
         rows: np.ndarray,
@@ -83,6 +86,7 @@ class Conversations(Sequence[dict[str, Any]]):
         self._texts, self._places, self._folder, self._held, self._rows = texts, sources, folder, held, rows
         self.image_counts = image_counts
         self.sources: Sequence[str] = Chosen(sources, rows)
+        self._changes: tuple[Callable[[list[dict[str, Any]]], list[dict[str, Any]]], ...] = ()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,6 +105,27 @@ class Conversations(Sequence[dict[str, Any]]):
         """The messages of row `index`; no picture is opened."""
         return self._row(index)["messages"]
 
+    def question(self, index: int) -> str:
+        """The words of the last question of row `index`."""
+        return text_of(self.messages(index)[-2])
+
+    def references(self, index: int) -> list[str]:
+        """The right last answers of row `index`, one or more."""
+        row = self._row(index)
+        return row.get("references") or [text_of(row["messages"][-1])]
+
+    def kind(self, index: int) -> str | None:
+        """What row `index` asks, if it says so."""
+        return self._row(index).get("kind")
+
+    def group(self, index: int) -> str | None:
+        """Which rows count as right only together with row `index`, if it says so."""
+        return self._row(index).get("group")
+
+    def name(self, index: int) -> str | None:
+        """The `id` of row `index`, if it has one."""
+        return self._row(index)["id"]
+
     def num_images(self, index: int) -> int:
         """How many pictures row `index` has."""
         return int(self.image_counts[index])
@@ -112,8 +137,9 @@ class Conversations(Sequence[dict[str, Any]]):
             FileNotFoundError: if a picture's file is missing.
             ValueError: if there is no picture that can be read; every message names file and row.
         """
-        names, source = self._row(index)["pictures"], self.sources[index]
-        held = self._held[int(self._rows[index])] if None in names else []
+        row, source = self._row(index), self.sources[index]
+        names = row["pictures"]
+        held = self._held[row.get("held", int(self._rows[index]))] if None in names else []
         pictures = []
         for number, name in enumerate(names):
             picture: Any = self._folder / name if name is not None else held[number]
@@ -128,14 +154,59 @@ class Conversations(Sequence[dict[str, Any]]):
                 ) from error
         return pictures
 
+    def distinct_pictures(self) -> tuple["Conversations", np.ndarray]:
+        """The first conversation of each set of pictures, and int64 (rows,), which of these has the pictures of each row."""
+        first: dict[str, int] = {}
+        rows: list[int] = []
+        of_row = np.empty(len(self), np.int64)
+        for index in range(len(self)):
+            row = self._row(index)
+            place = row.get("held", int(self._rows[index])) if None in row["pictures"] else None
+            key = json.dumps([row["pictures"], place])
+            if key not in first:
+                first[key] = len(rows)
+                rows.append(index)
+            of_row[index] = first[key]
+        return self.select(rows), of_row
+
+    def stored_images(self, index: int) -> list[bytes]:
+        """The pictures of row `index` as their files, unopened; of one that can't be read, nothing."""
+        row = self._row(index)
+        held = self._held[row.get("held", int(self._rows[index]))] if None in row["pictures"] else []
+        stored = []
+        for number, name in enumerate(row["pictures"]):
+            place = self._folder / name if name is not None else held[number]
+            try:
+                stored.append(place if isinstance(place, bytes) else Path(place).read_bytes())
+            except OSError:
+                stored.append(b"")
+        return stored
+
     def select(self, indices: Iterable[int]) -> "Conversations":
         """The conversations of these indices, in their order."""
         indices = np.fromiter(indices, np.int64)
         rows, image_counts = self._rows[indices], self.image_counts[indices]
-        return Conversations(self._texts, self._places, self._folder, self._held, rows, image_counts)
+        chosen = Conversations(self._texts, self._places, self._folder, self._held, rows, image_counts)
+        chosen._changes = self._changes
+        return chosen
+
+    def spread(self, number: int) -> "Conversations":
+        """So many of the conversations, spread evenly over all; all where there are no more."""
+        if number >= len(self):
+            return self
+        return self.select(np.unique(np.linspace(0, len(self) - 1, number).round().astype(int)).tolist())
+
+    def map_messages(self, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> "Conversations":
+        """The same conversations, their messages changed whenever they are asked for; the pictures stay as many."""
+        changed = self.select(range(len(self)))
+        changed._changes = (*self._changes, change)
+        return changed
 
     def _row(self, index: int) -> dict[str, Any]:
-        return json.loads(self._texts[int(self._rows[index])])
+        row = json.loads(self._texts[int(self._rows[index])])
+        for change in self._changes:
+            row["messages"] = change(row["messages"])
+        return row
 
 
 def read_conversations(
@@ -172,14 +243,14 @@ def read_conversations(
     files = [path] if path.is_file() else find_layout(path, split)
     if not files:
         raise no_layout(path, split)
-    finder = _PictureFinder(Path(image_folder) if image_folder is not None else files[0].parent)
-    rows, places, held = open_rows(files, split)
+    finder = PictureFinder(Path(image_folder) if image_folder is not None else files[0].parent)
+    rows, places, held = open_rows(files, split, (*FIELDS, *PICTURE_FIELDS, *_NOTES), FIELDS)
     texts, numbers, counts = Texts(), array("q"), array("i")
     for number, row in enumerate(rows):
         try:
             if isinstance(row, ValueError):
                 raise row
-            text, num_pictures = _conversation(row, places[number], finder)
+            text, num_pictures = conversation_record(row, places[number], finder)
         except (ValueError, OSError) as error:
             on_bad_row(error)
             texts.append(b"")  # its place, so that numbers are those of the file
@@ -249,6 +320,12 @@ def check_messages(messages: Sequence[Mapping[str, Any]], num_images: int, image
         )
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """The words of a message, without its pictures."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
+
+
 def holds_conversations(path: str | Path) -> bool:
     """Whether data has the fields of conversations, `messages` or `conversations`; a file .json is taken to have."""
     path = Path(path)
@@ -292,8 +369,12 @@ def _raise(error: Exception) -> None:
 # Rows of either form -> checked messages
 
 
-def _conversation(row: Mapping[str, Any], source: str, finder: "_PictureFinder") -> tuple[bytes, int]:
-    """A row as JSON `{"messages", "pictures", "id"}` and its number of pictures; raises with the source in front."""
+def conversation_record(row: Mapping[str, Any], source: str, finder: "PictureFinder") -> tuple[bytes, int]:
+    """A row as JSON `{"messages", "pictures", "id", ...}` and its number of pictures; raises with the source in front.
+
+    Args:
+        row: in one of the two forms; also `held`, the row of a table that holds its pictures, where that is another.
+    """
     if not isinstance(row, Mapping):
         raise ConversationError(f"{source}: wanted a JSON object, got {type(row).__name__}. Write one object a row.")
     try:
@@ -307,18 +388,35 @@ def _conversation(row: Mapping[str, Any], source: str, finder: "_PictureFinder")
         pictures = _pictures(row)
         check_messages(messages, len(pictures), _IMAGE_MARKER)
         names = [None if picture is HELD else finder.find(picture) for picture in pictures]
+        _check_notes(row)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{source}: {error}") from error
     except ConversationError as error:
         raise ConversationError(f"{source}: {error}", error.kind) from error
     name = row.get("id")
     record = {"messages": messages, "pictures": names, "id": None if name is None else str(name)}
+    record |= {key: row[key] for key in (*_NOTES, "held") if key != "id" and row.get(key) is not None}
     try:
         return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(), len(names)
     except UnicodeEncodeError as error:
         raise ConversationError(
             f"{source}: wanted whole characters, got half of one in its `id` or a picture's name. Correct it."
         ) from error
+
+
+def _check_notes(row: Mapping[str, Any]) -> None:
+    references = row.get("references")
+    if references is not None and not (
+        isinstance(references, list)
+        and references
+        and all(isinstance(text, str) and text.strip() for text in references)
+    ):
+        raise ConversationError(
+            f"wanted a list of texts as `references`, got {cut(repr(references), 60)}. Fill it, or leave it out."
+        )
+    for key in ("kind", "group"):
+        if row.get(key) is not None and not isinstance(row[key], str):
+            raise ConversationError(f"wanted a text as `{key}`, got {cut(repr(row[key]), 60)}. Correct it.")
 
 
 def _from_messages(messages: Any) -> list[dict[str, Any]]:
@@ -443,7 +541,7 @@ def _pictures(row: Mapping[str, Any]) -> list[Any]:
     return pictures
 
 
-class _PictureFinder:
+class PictureFinder:
     """Finds the files of pictures by their names; a folder is listed once, as sets have many pictures in few folders."""
 
     def __init__(self, folder: Path) -> None:

@@ -133,19 +133,36 @@ class EncodedConversations(Dataset):
 
 
 class JoinedConversations(Sequence[dict[str, Any]]):
-    """Several sets of encoded conversations, one behind the other."""
+    """Several sets of encoded conversations, one behind the other.
 
-    def __init__(self, sets: Sequence[EncodedConversations]) -> None:
+    Args:
+        sets: the sets.
+        weights: how often the rows of each come: 2.5 is twice, and every second row, chosen by the seed, once more; None is once.
+        seed: of that choice.
+    """
+
+    def __init__(
+        self, sets: Sequence[EncodedConversations], weights: Sequence[float] | None = None, *, seed: int = 0
+    ) -> None:
         self.sets = list(sets)
-        self.lengths = np.concatenate([of_set.lengths for of_set in sets])
-        self.num_images = np.concatenate([of_set.num_images for of_set in sets])
-        self.num_learnt = np.concatenate([of_set.num_learnt for of_set in sets])
-        self.num_cut = sum(of_set.num_cut for of_set in sets)
         self._starts = np.concatenate([[0], np.cumsum([len(of_set) for of_set in sets])])
+        chosen = []
+        for index, weight in enumerate(weights if weights is not None else [1.0] * len(sets)):
+            number, whole = len(self.sets[index]), int(weight)
+            shuffled = np.random.default_rng([seed, index]).permutation(number)
+            once_more = np.sort(shuffled[: round((weight - whole) * number)])
+            chosen.append(self._starts[index] + np.concatenate([np.tile(np.arange(number), whole), once_more]))
+        self._rows = np.concatenate(chosen).astype(np.int64)
+        self.lengths, self.num_images, self.num_learnt = (
+            np.concatenate([getattr(of_set, name) for of_set in sets])[self._rows]
+            for name in ("lengths", "num_images", "num_learnt")
+        )
+        self.num_cut = sum(of_set.num_cut for of_set in sets)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        which = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.sets[which][int(index - self._starts[which])]
+        row = int(self._rows[index])
+        which = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self.sets[which][int(row - self._starts[which])]

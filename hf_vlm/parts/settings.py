@@ -1,5 +1,6 @@
 """Checks that configurations of every architecture share."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedConfig
@@ -7,6 +8,27 @@ from transformers.activations import ACT2FN
 
 from ..blocks.conv import grid_size
 from ..blocks.patch_embed import as_pair
+
+
+def refuse_unknown(given: Iterable[str], known: Sequence[str], *, also: Iterable[str] = (), of: str) -> None:
+    """Checks that settings given by name are known ones; `PreTrainedConfig` would keep any other in silence.
+
+    Args:
+        given: names of settings.
+        known: those that are right.
+        also: further names that may have been meant.
+        of: whose settings they are, for the message.
+
+    Raises:
+        ValueError: for the first that is unknown, with the nearest that is known.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *also], n=1)
+            raise ValueError(
+                f"`{name}` must be a setting of {of}, got an unknown one. "
+                + (f"Did you mean `{near[0]}`?" if near else "Leave it out.")
+            )
 
 
 def check_ranges(config: PreTrainedConfig, *, positive: Iterable[str], shares: Iterable[str], activation: str) -> None:

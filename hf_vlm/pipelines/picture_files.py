@@ -14,8 +14,9 @@ from hf_vlm.data.page_files import LinesToCorrect
 from hf_vlm.data.page_lines import natural_order
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.trocr.recognition import RecognizedText
+from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 

@@ -20,12 +20,14 @@ from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
+from hf_vlm.pipelines.picture_question_answering import PictureQuestionAnsweringPipeline
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
 
 
 def register_tasks() -> None:
-    """Add the tasks `text-recognition`, `image-captioning` and `image-tokenization`; nothing that transformers has is changed.
+    """Add the tasks `text-recognition`, `image-captioning`, `image-tokenization` and `picture-question-answering`.
 
+    Nothing that transformers has is changed.
     Without `model=`, `text-recognition` is done by the model that comes with the package, if it is there.
     """
     try:
@@ -49,14 +51,28 @@ def register_tasks() -> None:
     PIPELINE_REGISTRY.register_pipeline(
         "image-tokenization", pipeline_class=ImageTokenizationPipeline, pt_model=(AutoModel,), type="image"
     )
+    _register_question_answering("picture-question-answering")
+
+
+def _register_question_answering(task: str) -> None:
+    PIPELINE_REGISTRY.register_pipeline(
+        task,
+        pipeline_class=PictureQuestionAnsweringPipeline,
+        pt_model=(AutoModelForImageTextToText,),
+        type="multimodal",
+    )
 
 
 def restore_removed_tasks() -> None:
-    """Bring back `pipeline("image-to-text")`, which transformers 5 rewrites to `image-text-to-text`, which asks for text.
+    """Bring back `pipeline("image-to-text")` and `pipeline("visual-question-answering")`, which transformers 5 has no more.
 
-    Our models and `VisionEncoderDecoderModel` are then served by `ImageToTextPipeline`; every other model goes on to
-    `image-text-to-text` as before. For this, one private function of transformers is wrapped: hence a call of your own
-    for the process that wants it, and not a consequence of importing hf_vlm. Calling it again changes nothing.
+    `image-to-text` it rewrites to `image-text-to-text`, which asks for text. Here our models and
+    `VisionEncoderDecoderModel` are then served by `ImageToTextPipeline`; every other model goes on to
+    `image-text-to-text` as before. `visual-question-answering`, or `vqa`, is then done by
+    `PictureQuestionAnsweringPipeline`, with all models that it serves.
+
+    For this, one private function of transformers is wrapped: hence a call of your own for the process that wants it, and
+    not a consequence of importing hf_vlm. Calling it again changes nothing.
     """
     if PIPELINE_REGISTRY.supported_tasks.get("image-to-text", {}).get("impl") is _RestoredImageToTextPipeline:
         return
@@ -66,6 +82,8 @@ def restore_removed_tasks() -> None:
         pt_model=(AutoModelForImageTextToText,),
         type="multimodal",
     )
+    _register_question_answering("visual-question-answering")
+    PIPELINE_REGISTRY.task_aliases["vqa"] = "visual-question-answering"
     rewrite = getattr(transformers.pipelines, "_resolve_deprecated_task", None)
     if rewrite is None:  # another version of transformers, which asks the registry first
         return

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_vlm.models.trocr.processing_trocr import check_vocabulary
 from hf_vlm.models.trocr.recognition import RecognizedText
+from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
 
 

@@ -1,5 +1,6 @@
 """`hf-vlm train --dry-run`: what a run would do, shown on its first batch."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import Trainer
 
 from hf_vlm.training.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
 from hf_vlm.training.line_trainer import LineTrainer, check_gradients
+from hf_vlm.training.picture_text import PictureTextTrainer
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
 
@@ -32,27 +34,34 @@ def dry_run(recipe: Recipe) -> str:
     trainer = build_trainer(recipe)
     if isinstance(trainer, ConversationTrainer):
         return _conversation_report(trainer)
-    is_reader = isinstance(trainer, LineTrainer)
+    is_reader = isinstance(trainer, LineTrainer | PictureTextTrainer)
     batch = next(iter(trainer.get_train_dataloader()))
     texts = _decoded_labels(trainer, batch["labels"]) if is_reader else _class_labels(trainer, batch)
-    picture = Path(trainer.args.output_dir) / "dry_run.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_batch(batch["pixel_values"], texts).save(picture)
+    if "pixel_values" in batch:
+        picture = Path(trainer.args.output_dir) / "dry_run.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_batch(batch["pixel_values"], texts).save(picture)
+        shown = f"pixel_values {tuple(batch['pixel_values'].shape)}, drawn in {picture}"
+    else:
+        shown = f"image_features {tuple(batch['image_features'].shape)}, computed before"
     loss, activation_bytes = _one_pass(trainer, batch)
     if is_reader:  # the layers below a new head, which is zero, rightly have no gradient yet
         check_gradients(trainer.model)
 
     args, items = trainer.args, _items_per_step(trainer)
-    unit = "lines" if is_reader else "pictures"
+    steps = (
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(trainer.get_train_dataloader()))
+    )
+    unit = "lines" if isinstance(trainer, LineTrainer) else "texts" if is_reader else "pictures"
     lines = [
-        f"{args.max_steps} steps of {items} {unit}; first loss {loss:.3f}{' nats a token' if is_reader else ''}, "
+        f"{steps} steps of {items} {unit}; first loss {loss:.3f}{' nats a token' if is_reader else ''}, "
         f"output in {args.output_dir}",
         "",
         *_part_table(trainer.model),
         "",
         *_memory_table(trainer.model, activation_bytes),
         "",
-        f"first batch: pixel_values {tuple(batch['pixel_values'].shape)}, drawn in {picture}",
+        f"first batch: {shown}",
         *(_label_table(trainer, batch["labels"], texts) if is_reader else _class_list(texts)),
     ]
     for name, rows in _evaluation_sets(trainer):
@@ -117,7 +126,7 @@ def draw_batch(pixel_values: torch.Tensor, texts: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _decoded_labels(trainer: LineTrainer, labels: torch.Tensor) -> list[str]:
+def _decoded_labels(trainer: Trainer, labels: torch.Tensor) -> list[str]:
     pad_token_id = trainer.model.config.pad_token_id
     return trainer.processing_class.batch_decode(labels.masked_fill(labels < 0, pad_token_id), skip_special_tokens=True)
 
@@ -184,7 +193,7 @@ def _memory_table(model: torch.nn.Module, activation_bytes: int) -> list[str]:
     return [*rows, f"  {'all':<26}{sum(amounts.values()) / MEBIBYTE:>10.1f} MiB"]
 
 
-def _label_table(trainer: LineTrainer, labels: torch.Tensor, texts: Sequence[str]) -> list[str]:
+def _label_table(trainer: Trainer, labels: torch.Tensor, texts: Sequence[str]) -> list[str]:
     unknown_id = trainer.processing_class.tokenizer.unk_token_id
     rows = [f"{'tokens':>8}{'unknown':>8}  text"]
     for row, text in zip(labels, texts, strict=True):

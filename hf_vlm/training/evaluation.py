@@ -9,7 +9,8 @@ import torch
 
 from hf_vlm.data.image_text import TextLines, read_lines
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_accuracy, word_error_rate, word_f1
 
 

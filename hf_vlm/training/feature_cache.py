@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from hf_vlm.data.conversations import Conversations
@@ -23,7 +24,7 @@ _LOOKED_AT = 32  # rows whose pictures tell a data set from one that was written
 def cached_features(
     model: Any, processor: Any, rows: Conversations, folder: str | Path, *, batch_size: int = 16
 ) -> np.ndarray:
-    """Features of all pictures in the rows' order, float32 (pictures, image tokens, vision_hidden_size), mapped from disk.
+    """Features of all pictures in the rows' order, float32 (pictures, tokens, width), mapped from disk.
 
     What the folder has of the same encoder, pre-processing and rows is used; a run that was stopped goes on where it was.
 
@@ -39,12 +40,13 @@ def cached_features(
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
     numbers = [rows.num_images(index) for index in range(len(rows))]
-    shape = (sum(numbers), config.num_image_tokens, config.vision_hidden_size)
+    size, of_picture = _shape_of_picture(model, processor)
+    shape = (sum(numbers), *of_picture)
     key = {
-        "vision": hash_weights(model.vision_model.state_dict()),
-        "image_size": list(config.image_size),
-        "layer": config.vision_feature_layer,
-        "strategy": config.vision_feature_select_strategy,
+        "vision": hash_weights(model.get_encoder(modality="image").state_dict()),
+        "image_size": size,
+        "layer": getattr(config, "vision_feature_layer", -1),
+        "strategy": getattr(config, "vision_feature_select_strategy", None),
         "processor": hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest(),
         "rows": _rows_digest(rows, numbers),
         "shape": list(shape),
@@ -83,6 +85,20 @@ def cached_features(
             model.train(was_training)
         logger.info("Features of %d pictures in %s.", shape[0], folder)
     return np.load(file, mmap_mode="r") if shape[0] else np.zeros(shape, np.float32)
+
+
+def _shape_of_picture(model: Any, processor: Any) -> tuple[list[int], tuple[int, int]]:
+    """Height and width in pixels that pictures are brought to, and the shape of their features."""
+    config = model.config
+    if getattr(config, "num_image_tokens", None):  # a LLaVA's says
+        return list(config.image_size), (config.num_image_tokens, config.vision_hidden_size)
+    pixel_values = processor.prepare_images([Image.new("RGB", (64, 64))]).to(model.device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        features = model.vision_features(pixel_values)
+    model.train(was_training)
+    return list(pixel_values.shape[-2:]), (features.shape[1], features.shape[2])
 
 
 def _rows_digest(rows: Conversations, numbers: list[int]) -> str:

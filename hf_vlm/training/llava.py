@@ -22,7 +22,7 @@ from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.collators import ConversationCollator
 from hf_vlm.data.conversation_order import ConversationSchedule
-from hf_vlm.data.conversations import Conversations, read_conversations
+from hf_vlm.data.conversations import Conversations
 from hf_vlm.data.encoded_conversations import EncodedConversations, JoinedConversations
 from hf_vlm.models.llava.assembly import check_processor, load_parts
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
@@ -31,11 +31,12 @@ from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.parts.language_model import packing_way
 from hf_vlm.training.conversation_trainer import PARTS, ConversationTrainer
 from hf_vlm.training.feature_cache import cached_features
-from hf_vlm.training.llava_recipe import ConversationSource, LlavaRecipe
+from hf_vlm.training.llava_recipe import LlavaRecipe, MixtureSource
 from hf_vlm.training.lora import add_lora, loading_arguments
 from hf_vlm.training.projector_files import load_projector
 from hf_vlm.training.recipe import named_section, refuse_unknown
 from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.task_sources import TaskSource, read_source
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,11 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
 
     if data.bad_pictures == "skip":
         output_dir.mkdir(parents=True, exist_ok=True)
-    training_set = JoinedConversations([encoded(rows, f"train-{index}") for index, rows in enumerate(train_rows)])
+    training_set = JoinedConversations(
+        [encoded(rows, f"train-{index}") for index, rows in enumerate(train_rows)],
+        [source.weight for source in data.train],
+        seed=arguments.seed,
+    )
     validation = {name: encoded(rows, f"validation-{name}") for name, rows in validation_rows.items()}
     learnt, every = int(training_set.num_learnt.sum()), int(training_set.lengths.sum())
     logger.warning(
@@ -240,11 +245,12 @@ def prepare_packing(model: LlavaVisionLanguageForConditionalGeneration) -> None:
     model.packs_by_mask = way == "mask"
 
 
-def _read(recipe: LlavaRecipe, source: ConversationSource) -> Conversations:
-    folder = Path(recipe.data.folder)
-    image_folder = folder / source.image_folder if source.image_folder is not None else None
-    rows = read_conversations(folder / source.path, source.split, image_folder=image_folder)
-    if source.max_rows is not None and source.max_rows < len(rows):
-        chosen = np.linspace(0, len(rows) - 1, source.max_rows).round().astype(int)
-        rows = rows.select(np.unique(chosen).tolist())
-    return rows
+def _read(recipe: LlavaRecipe, source: TaskSource) -> Conversations:
+    mixed = isinstance(source, MixtureSource)
+    return read_source(
+        recipe.data.folder,
+        source,
+        recipe.task,
+        every_answer=mixed,
+        max_exchanges=source.max_exchanges if isinstance(source, MixtureSource) else 1,
+    )

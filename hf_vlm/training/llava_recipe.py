@@ -1,6 +1,6 @@
 """Recipes of LLaVA: which parts, which conversations, what trains.
 
-task:       `visual-chat`
+task:       what the sets hold where they don't say so themselves: `chat`, `caption`, `vqa`, `nlvr` or `translate`
 model:      where the weights come from
 data:       which conversations are learnt from, which are validated, and how they share a batch
 parts:      which parts train, how fast each, and whether by LoRA
@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from hf_vlm.training.lora import LoraSection
 from hf_vlm.training.recipe import Recipe, refuse_unknown
 from hf_vlm.training.recipe_files import listed
+from hf_vlm.training.task_sources import TaskSource, WeightedSource
 
 ROLES = ("projector", "language", "vision")
 
@@ -58,25 +59,20 @@ class LlavaModelSection:
 
 
 @dataclasses.dataclass(kw_only=True)
-class ConversationSource:
-    """Conversations that `hf_vlm.data.conversations.read_conversations` reads.
+class MixtureSource(WeightedSource):
+    """One set of a mixture.
 
     Attributes:
-        path: folder or file, relative to `data.folder`.
-        split: which split of it; None if it has one only.
-        image_folder: where LLaVA JSON's pictures lie, relative to `data.folder`; None means beside the file.
-        max_rows: how many rows are taken, spread evenly over the set; None means all.
+        max_exchanges: how many questions about one picture make a conversation, where rows are single questions.
     """
 
-    path: str
-    split: str | None = None
-    image_folder: str | None = None
-    max_rows: int | None = None
+    max_exchanges: int = 8
 
     def __post_init__(self) -> None:
-        if self.max_rows is not None and self.max_rows < 1:
+        super().__post_init__()
+        if self.max_exchanges < 1:
             raise ValueError(
-                f"`max_rows` of `{self.path}` must be 1 or more, got {self.max_rows}. Leave it out for all."
+                f"`max_exchanges` of `{self.path}` must be 1 or more, got {self.max_exchanges}. Correct it."
             )
 
 
@@ -86,7 +82,7 @@ class LlavaDataSection:
 
     Attributes:
         folder: the folder that the other paths are relative to.
-        train: sets of conversations, all rows once an epoch.
+        train: the mixture, every row once an epoch, or as often as its set's `weight` says.
         validation: sets by name; their loss is logged as `eval_<name>_loss`.
         context: None takes conversations as they are. For captions, whose conversations have one exchange: "instruction" asks
             for each by one of our brief requests, "plain" shows picture and caption alone, as LLaVA's first phase does.
@@ -103,8 +99,8 @@ class LlavaDataSection:
     """
 
     folder: str = "."
-    train: list[ConversationSource] = dataclasses.field(default_factory=list)
-    validation: dict[str, ConversationSource] = dataclasses.field(default_factory=dict)
+    train: list[MixtureSource] = dataclasses.field(default_factory=list)
+    validation: dict[str, TaskSource] = dataclasses.field(default_factory=dict)
     context: Literal["instruction", "plain"] | None = None
     max_length: int = 2048
     max_tokens: int | None = None
@@ -191,9 +187,11 @@ class LlavaRecipe(Recipe):
         ValueError: if settings contradict each other, or a section holds a key or a value that it does not know.
     """
 
-    tasks = ("visual-chat",)
+    tasks = ("chat", "caption", "vqa", "nlvr", "translate")
+    architectures = ("llava",)
 
     task: str
+    architecture: str = "llava"
     model: LlavaModelSection
     data: LlavaDataSection
     parts: PartsSection = dataclasses.field(default_factory=PartsSection)

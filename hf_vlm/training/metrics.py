@@ -4,6 +4,7 @@ The error rates are corpus rates: the edits of all lines, divided by the length 
 let a one-word line weigh as much as a long one. A rate above 1 is possible: inserted text counts as well.
 """
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -78,43 +79,44 @@ def word_f1(references: Sequence[str], predictions: Sequence[str], *, case_sensi
     return 2 * matched / (wanted + read)
 
 
-def exact_match(references: Sequence[str], answers: Sequence[str]) -> float:
+def exact_match(references: Sequence[str | Sequence[str]], answers: Sequence[str]) -> float:
     """Share of answers that are the reference, but for case, outer space and one full stop at the end; in [0, 1].
 
     For short answers: a name, a number, yes or no. Nothing else is forgiven: articles and synonyms count as wrong.
 
     Args:
-        references: the true answers.
+        references: the true answer to each question, or a list of them: right is what equals any.
         answers: what was answered, in the same order.
 
     Raises:
-        ValueError: if the two differ in number, or if no reference holds a character.
+        ValueError: if the two differ in number, if a question has no reference, or if no reference holds a character.
     """
-    sides = [
-        [text.removesuffix(".").rstrip() for text in texts]
-        for texts in _normalise(references, answers, case_sensitive=False)
+    rows = reference_lists(references, answers)
+    right = [
+        _short_answer(answer) in {_short_answer(text) for text in texts}
+        for texts, answer in zip(rows, answers, strict=True)
     ]
-    return sum(one == other for one, other in zip(*sides, strict=True)) / len(sides[0])
+    return sum(right) / len(right)
 
 
-def chrf(references: Sequence[str], answers: Sequence[str]) -> float:
+def chrf(references: Sequence[str | Sequence[str]], answers: Sequence[str]) -> float:
     """Overlap of character n-grams of all answers with those of the references, from 0 to 100 for the same text.
 
     For answers of some words, such as captions, where `exact_match` says too little. A corpus score: n-grams are counted
-    over all answers. Case counts, spaces don't.
+    over all answers, each against the reference of its own that is nearest. Case counts, spaces don't.
 
     Arguments are those of `exact_match`.
 
     Raises:
-        ValueError: if the two differ in number, or if no reference holds a character.
+        ValueError: if the two differ in number, if an answer has no reference, or if no reference holds a character.
         ImportError: if sacrebleu is missing.
 
     Source: chrF2 (Popovic 2015, https://aclanthology.org/W15-3049), n-grams of 1 to 6, recall counted twice as much as
         precision, as sacrebleu defines it (Post 2018, https://arxiv.org/abs/1804.08771).
     """
     sacrebleu_metrics = require_sacrebleu_metrics()
-    references, answers = _normalise(references, answers, case_sensitive=True)
-    return sacrebleu_metrics.CHRF().corpus_score(answers, [references]).score
+    streams, answers = sacrebleu_streams(references, answers)
+    return sacrebleu_metrics.CHRF().corpus_score(answers, streams).score
 
 
 def top_k_accuracy(labels: np.ndarray, ranked: np.ndarray, k: int) -> float:
@@ -135,6 +137,48 @@ def top_k_accuracy(labels: np.ndarray, ranked: np.ndarray, k: int) -> float:
             f"{len(labels)} labels. Pass both in the order of the pictures."
         )
     return float((ranked[:, :k] == labels[:, None]).any(axis=1).mean())
+
+
+def reference_lists(references: Sequence[str | Sequence[str]], answers: Sequence[str]) -> list[list[str]]:
+    """The references as one list an answer, checked.
+
+    Args:
+        references: for each answer a text, or a list of texts that are all right; lists may differ in length.
+        answers: what was answered, in the same order.
+
+    Raises:
+        ValueError: if the two differ in number, if there are none, if an answer has no reference (an empty list, or
+            None), or if no reference holds a character: there is nothing to compare with.
+    """
+    _check_counts(references, answers)
+    rows = []
+    for index, given in enumerate(references):
+        texts = [given] if isinstance(given, str) else list(given or ())
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"A reference or more for each answer is wanted, got {given!r} for answer {index} (the first is 0). "
+                "Leave out rows whose answer is not known."
+            )
+        rows.append(texts)
+    if not any(text.strip() for texts in rows for text in texts):
+        raise _no_text(len(rows))
+    return rows
+
+
+def sacrebleu_streams(
+    references: Sequence[str | Sequence[str]], answers: Sequence[str]
+) -> tuple[list[list[str | None]], list[str]]:
+    """References and answers as sacrebleu takes them, in NFC and without outer space.
+
+    Returns: `streams`, the first reference of every answer, then the second, and so on, with None where an answer has fewer;
+        and the answers.
+
+    Raises:
+        ValueError: as `reference_lists` does.
+    """
+    rows = [[_tidy(text) for text in texts] for texts in reference_lists(references, answers)]
+    streams = [list(stream) for stream in itertools.zip_longest(*rows)]
+    return streams, [_tidy(text) for text in answers]
 
 
 def require_jiwer() -> ModuleType:
@@ -159,24 +203,42 @@ def require_sacrebleu_metrics() -> ModuleType:
     try:
         from sacrebleu import metrics
     except ImportError as error:
-        raise ImportError("chrF needs the package sacrebleu, got none. Run `pip install 'hf-vlm[metrics]'`.") from error
+        raise ImportError(
+            "BLEU and chrF need the package sacrebleu, got none. Run `pip install 'hf-vlm[metrics]'`."
+        ) from error
     return metrics
 
 
 def _normalise(
     references: Sequence[str], predictions: Sequence[str], case_sensitive: bool
 ) -> tuple[list[str], list[str]]:
+    _check_counts(references, predictions)
+    sides = []
+    for texts in (references, predictions):
+        texts = [_tidy(text) for text in texts]
+        sides.append(texts if case_sensitive else [text.casefold() for text in texts])
+    if not any(sides[0]):
+        raise _no_text(len(references))
+    return sides[0], sides[1]
+
+
+def _check_counts(references: Sequence[object], predictions: Sequence[str]) -> None:
     if len(references) != len(predictions):
         raise ValueError(
             f"One prediction a reference is wanted, got {len(references)} references and {len(predictions)} "
             "predictions. Pass both in the order of the lines."
         )
-    sides = []
-    for texts in (references, predictions):
-        texts = [unicodedata.normalize("NFC", text).strip() for text in texts]
-        sides.append(texts if case_sensitive else [text.casefold() for text in texts])
-    if not any(sides[0]):
-        raise ValueError(
-            f"References with text are wanted, got {len(references)} without a character. Check the column `text`."
-        )
-    return sides[0], sides[1]
+
+
+def _no_text(count: int) -> ValueError:
+    return ValueError(
+        f"References with text are wanted, got {count} without a character. Check the column of the references."
+    )
+
+
+def _tidy(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _short_answer(text: str) -> str:
+    return _tidy(text).casefold().removesuffix(".").rstrip()

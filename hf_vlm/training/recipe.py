@@ -1,6 +1,6 @@
 """Recipes: a YAML file and `key=value` overrides, parsed into one strict dataclass; here those of TrOCR.
 
-    task:       which kind of training; `text-recognition` where a recipe doesn't say
+    task:       which kind of training; `ocr` where a recipe doesn't say
     model:      where the weights come from
     data:       which lines are learnt from, which are read for validation
     training:   any setting of transformers' `Seq2SeqTrainingArguments`
@@ -180,11 +180,13 @@ class Recipe:
 
     Attributes:
         tasks: values of `task` that the recipe is for.
+        architectures: values of `architecture` that it is for; empty where recipes of its tasks don't say.
         arguments_class: whose settings the section `training` holds.
         model, data, training: the sections; every task has its own of the first two.
     """
 
     tasks: ClassVar[tuple[str, ...]]
+    architectures: ClassVar[tuple[str, ...]] = ()
     arguments_class: ClassVar[type[TrainingArguments]] = TrainingArguments
     task: str
     model: Any
@@ -200,6 +202,11 @@ class Recipe:
             _parse(hints[key], value, f"training.{key}", known)
         if "output_dir" not in self.training:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
+
+    @classmethod
+    def architectures_of(cls, task: str) -> tuple[str, ...]:
+        """The architectures that the recipe trains for one of its tasks."""
+        return cls.architectures if task in cls.tasks else ()
 
     @classmethod
     def section_keys(cls) -> dict[str, list[str]]:
@@ -251,10 +258,12 @@ class TrOCRRecipe(Recipe):
         ValueError: if settings contradict each other, or a section holds a key or a value that it does not know.
     """
 
-    tasks = ("text-recognition",)
+    tasks = ("ocr",)
+    architectures = ("trocr",)
     arguments_class = Seq2SeqTrainingArguments
 
-    task: str = "text-recognition"
+    task: str = "ocr"
+    architecture: str = "trocr"
     model: ModelSection
     data: DataSection
     training: dict[str, Any]

@@ -5,30 +5,47 @@ from pathlib import Path
 
 from transformers import Trainer
 
-from hf_vlm.training import image_classification, image_tokenization, llava, trocr
+from hf_vlm.training import image_classification, image_tokenization, llava, picture_text, trocr
 from hf_vlm.training.image_recipe import ImageRecipe
 from hf_vlm.training.llava_recipe import LlavaRecipe
+from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
 from hf_vlm.training.recipe_files import listed, read_sections
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
-RECIPES: dict[str, type[Recipe]] = {
-    task: recipe for recipe in (TrOCRRecipe, ImageRecipe, TokenizerRecipe, LlavaRecipe) for task in recipe.tasks
-}
+RECIPE_CLASSES: tuple[type[Recipe], ...] = (TrOCRRecipe, PictureTextRecipe, LlavaRecipe, ImageRecipe, TokenizerRecipe)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file, of the class that its `task` wants; without one it is TrOCR's. See `Recipe.load`.
+    """The recipe of a YAML file, of the class that its `task` and `architecture` want; without a task it is TrOCR's `ocr`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there is no such task, or a key or a value is not understood.
+        ValueError: if there is no such task, the architecture can't do it, or a key or a value is not understood.
     """
     sections = read_sections(path, overrides)
     task = sections.get("task", TrOCRRecipe.tasks[0])
-    if task not in RECIPES:
-        raise ValueError(f"`task` must be one of {listed(RECIPES)}, got {task!r}. Correct it in the recipe.")
-    return RECIPES[task].parse(sections)
+    fitting = [recipe for recipe in RECIPE_CLASSES if task in recipe.tasks]
+    if not fitting:
+        tasks = dict.fromkeys(name for recipe in RECIPE_CLASSES for name in recipe.tasks)
+        raise ValueError(f"`task` must be one of {listed(tasks)}, got {task!r}. Correct it in the recipe.")
+    architectures = [name for recipe in fitting for name in recipe.architectures_of(task)]
+    if not architectures:
+        return fitting[0].parse(sections)
+    architecture = sections.get("architecture", architectures[0] if len(architectures) == 1 else None)
+    for recipe in fitting:
+        if architecture in recipe.architectures_of(task):
+            return recipe.parse({**sections, "architecture": architecture})
+    others = {
+        name: [of for of in recipe.tasks if name in recipe.architectures_of(of)]
+        for recipe in RECIPE_CLASSES
+        for name in recipe.architectures
+    }
+    able = f" `{architecture}` does {listed(others[architecture])}." if architecture in others else ""
+    raise ValueError(
+        f"`architecture` must be {' or '.join(f'`{name}`' for name in architectures)} for the task `{task}`, got "
+        f"{architecture!r}.{able} Correct one of them in the recipe."
+    )
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
@@ -43,6 +60,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
         return image_tokenization.build_trainer(recipe)
     if isinstance(recipe, LlavaRecipe):
         return llava.build_trainer(recipe)
+    if isinstance(recipe, PictureTextRecipe):
+        return picture_text.build_trainer(recipe)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.build_trainer(recipe)
 
@@ -63,5 +82,7 @@ def train(recipe: Recipe, resume: bool = True) -> Trainer:
         return image_tokenization.train(recipe, resume)
     if isinstance(recipe, LlavaRecipe):
         return llava.train(recipe, resume)
+    if isinstance(recipe, PictureTextRecipe):
+        return picture_text.train(recipe, resume)
     assert isinstance(recipe, TrOCRRecipe)
     return trocr.train(recipe, resume)

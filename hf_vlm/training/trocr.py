@@ -23,8 +23,9 @@ from hf_vlm.data.ocr_lines import LineRenderer
 from hf_vlm.models.trocr.assembly import load_parts
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary, load_tokenizer
+from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
+from hf_vlm.parts.picture_text_processor import check_vocabulary, load_tokenizer
 from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size

@@ -204,3 +204,31 @@ def test_joined_sets_lie_one_behind_the_other(processor, write, tmp_path):
         assert int((item["labels"] >= 0).sum()) == joined.num_learnt[index]
         assert len(item.get("pixel_values", ())) == joined.num_images[index]
     assert torch.equal(joined[10]["input_ids"], first[3]["input_ids"])
+
+
+class Numbered:
+    """As many rows as asked for, each of its own length."""
+
+    def __init__(self, start, number):
+        self.rows = list(range(start, start + number))
+        self.lengths = np.array(self.rows)
+        self.num_images, self.num_learnt, self.num_cut = self.lengths * 0, self.lengths * 2, 1
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def test_weights_say_how_often_the_rows_of_a_set_come():
+    joined = JoinedConversations([Numbered(10, 4), Numbered(20, 8)], [2, 0.25], seed=3)
+    rows = [joined[index] for index in range(len(joined))]
+    assert rows[:8] == [10, 11, 12, 13] * 2 and len(rows) == 10
+    assert len(set(rows[8:])) == 2 and set(rows[8:]) <= set(range(20, 28))
+    assert joined.lengths.tolist() == rows and joined.num_learnt.tolist() == [2 * row for row in rows]
+    again = JoinedConversations([Numbered(10, 4), Numbered(20, 8)], [2, 0.25], seed=3)
+    assert [again[index] for index in range(10)] == rows
+    drawn = {tuple(JoinedConversations([Numbered(20, 8)], [0.25], seed=seed)[i] for i in range(2)) for seed in range(9)}
+    assert len(drawn) > 1
+    assert len(JoinedConversations([Numbered(0, 4), Numbered(9, 3)])) == 7

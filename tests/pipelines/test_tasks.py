@@ -24,6 +24,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import hf_vlm
+from tests.tiny_chat import tiny_chat_model
 
 FINDINGS = """
 import json, sys
@@ -31,7 +32,7 @@ import transformers
 from transformers import pipeline  # before hf_vlm: what is imported already must see the change too
 from transformers.pipelines import PIPELINE_REGISTRY
 
-reader, stock, parts, llava, picture, out = sys.argv[1:]
+reader, stock, parts, llava, chat, picture, out = sys.argv[1:]
 before = transformers.pipelines._resolve_deprecated_task
 tasks_before = set(PIPELINE_REGISTRY.supported_tasks)
 found = {}
@@ -44,9 +45,15 @@ def answer(pipe):
 
 def error_of(task):
     try:
-        pipeline(task, model=reader)
+        pipeline(task, model=chat)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+def error_with_llava(task):
+    try:
+        pipeline(task, model=llava)
+    except ValueError as error:
+        return str(error)
 
 import hf_vlm
 found["import changes a function"] = transformers.pipelines._resolve_deprecated_task is not before
@@ -56,6 +63,7 @@ llava_before = pipeline("image-to-text", model=llava)
 found["llava before"] = kind(llava_before)
 found["llava answers before"] = answer(llava_before)
 found["summarization before"] = error_of("summarization")
+found["vqa before"] = [error_of("visual-question-answering"), error_of("vqa")]
 
 hf_vlm.restore_removed_tasks()
 once = transformers.pipelines._resolve_deprecated_task
@@ -78,6 +86,14 @@ found["llava answers"] = answer(llava_after)
 found["llava has its own parts"] = llava_after.tokenizer is llava_after.processor.tokenizer
 found["summarization"] = error_of("summarization")
 found["text-recognition"] = kind(pipeline("text-recognition", model=reader))
+question = {"image": picture, "question": "what is it?"}
+for task in ("picture-question-answering", "visual-question-answering", "vqa"):
+    pipe = pipeline(task, model=chat, max_new_tokens=4)
+    found[task] = kind(pipe)
+    found[f"{task} answers"] = pipe(picture, "what is it?", top_k=2)
+    pipe.save_pretrained(f"{out}/{task}")
+    found[f"{task} answers saved"] = pipeline(task, model=f"{out}/{task}", max_new_tokens=4)(question, top_k=2)
+found["vqa without a template"] = error_with_llava("vqa")
 found["image-text-to-text"] = kind(pipeline("image-text-to-text", model=llava))
 print(json.dumps(found))
 """
@@ -113,10 +129,28 @@ def llava_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(reader_folder, stock_trocr, folder_without_processor, llava_folder, line_files, tmp_path_factory):
+def untaught_chat_folder(tmp_path_factory):
+    """A tiny random LLaVA of ours, with a chat template."""
+    folder = tmp_path_factory.mktemp("chat")
+    for part in tiny_chat_model():
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def found(
+    reader_folder,
+    stock_trocr,
+    folder_without_processor,
+    llava_folder,
+    untaught_chat_folder,
+    line_files,
+    tmp_path_factory,
+):
     """What a process of its own found out before and after restoring."""
     out = tmp_path_factory.mktemp("saved")
-    arguments = [reader_folder, stock_trocr[0], folder_without_processor, llava_folder, line_files[2], str(out)]
+    folders = [reader_folder, stock_trocr[0], folder_without_processor, llava_folder, untaught_chat_folder]
+    arguments = [*folders, line_files[2], str(out)]
     result = subprocess.run(
         [sys.executable, "-c", FINDINGS, *arguments],
         capture_output=True,
@@ -127,14 +161,16 @@ def found(reader_folder, stock_trocr, folder_without_processor, llava_folder, li
     return json.loads(result.stdout)
 
 
-def test_importing_adds_three_tasks_and_changes_nothing_else(found):
-    assert found["import adds tasks"] == ["image-captioning", "image-tokenization", "text-recognition"]
+def test_importing_adds_four_tasks_and_changes_nothing_else(found):
+    tasks = ["image-captioning", "image-tokenization", "picture-question-answering", "text-recognition"]
+    assert found["import adds tasks"] == tasks
     assert not found["import changes a function"]
     assert found["stock before"] == ["ImageTextToTextPipeline", "image-text-to-text"]
 
 
 def test_nothing_is_restored_in_this_process():
-    assert "image-to-text" not in PIPELINE_REGISTRY.supported_tasks
+    assert not {"image-to-text", "visual-question-answering"} & set(PIPELINE_REGISTRY.supported_tasks)
+    assert "vqa" not in PIPELINE_REGISTRY.task_aliases
     assert transformers.pipelines._resolve_deprecated_task.__module__ == "transformers.pipelines"
 
 
@@ -169,6 +205,20 @@ def test_models_that_need_text_are_served_as_before(found):
     assert found["llava"] == found["llava before"] == ["ImageTextToTextPipeline", "image-text-to-text"]
     assert found["llava answers"] == found["llava answers before"]
     assert found["llava has its own parts"]
+
+
+@pytest.mark.parametrize("task", ["visual-question-answering", "vqa"])
+def test_removed_question_answering_is_that_of_ours(found, task):
+    assert all("has been removed" in error for error in found["vqa before"])
+    assert found["picture-question-answering"] == ["PictureQuestionAnsweringPipeline", "picture-question-answering"]
+    assert found[task] == ["PictureQuestionAnsweringPipeline", task]
+    assert found[f"{task} answers"] == found["picture-question-answering answers"]
+    assert found[f"{task} answers saved"] == found[f"{task} answers"]
+    assert [set(entry) for entry in found[f"{task} answers"]] == [{"answer", "score"}] * 2
+
+
+def test_restored_question_answering_says_when_a_model_does_not_chat(found):
+    assert "A processor with a chat template is wanted" in found["vqa without a template"]
 
 
 def test_other_tasks_are_as_before(found):

@@ -9,14 +9,10 @@ from PIL import Image
 
 from hf_vlm.cli import main
 from hf_vlm.data.conversations import read_conversations
-from hf_vlm.training.conversation_evaluation import (
-    answer,
-    evaluate_conversations,
-    is_visual_chat,
-    load_visual_chat,
-)
+from hf_vlm.training.conversation_evaluation import answer_conversations, is_visual_chat, load_visual_chat
 from hf_vlm.training.lora import LoraSection, add_lora, save_adapter
 from hf_vlm.training.metrics import chrf
+from hf_vlm.training.task_evaluation import evaluate_rows
 from tests.models.trocr.tiny_models import tiny_reader
 from tests.tiny_chat import COLOURS, chat_folder, coloured
 
@@ -52,7 +48,10 @@ def rows_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     for name in COLOURS:
         coloured(name).save(folder / f"{name}.png")
-    rows = [{"messages": messages, "images": [f"{name}.png" for name in names]} for names, messages in ROWS]
+    rows = [
+        {"messages": messages, "images": [f"{name}.png" for name in names], "kind": kind}
+        for (names, messages), kind in zip(ROWS, KINDS, strict=True)
+    ]
     (folder / "rows.json").write_text(json.dumps(rows))
     return folder / "rows.json"
 
@@ -69,7 +68,7 @@ def chat(chat_folder):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_answers_come_in_the_order_of_the_rows(chat, rows, batch_size):
-    assert answer(*chat, rows, batch_size=batch_size) == ANSWERS
+    assert answer_conversations(*chat, rows, batch_size=batch_size) == ANSWERS
 
 
 def test_answer_knows_nothing_of_the_reference(chat, rows_file, tmp_path):
@@ -77,39 +76,34 @@ def test_answer_knows_nothing_of_the_reference(chat, rows_file, tmp_path):
     for row in rows:
         row["messages"][-1]["content"] = "something else"
     (rows_file.parent / "other.json").write_text(json.dumps(rows))
-    assert answer(*chat, read_conversations(rows_file.parent / "other.json")) == ANSWERS
+    assert answer_conversations(*chat, read_conversations(rows_file.parent / "other.json")) == ANSWERS
 
 
 def test_scores_are_those_of_the_last_answers(chat, rows):
-    scores = evaluate_conversations(*chat, rows, kinds=KINDS)
+    scores = evaluate_rows(*chat, rows, task="chat")
     assert scores.answers == ANSWERS and scores.num_questions == 6
-    assert scores.exact_match == pytest.approx(4 / 6)
+    assert scores.scores["exact_match"] == pytest.approx(4 / 6)
     references = [messages[-1]["content"] for _, messages in ROWS]
-    assert scores.chrf == pytest.approx(chrf(references, ANSWERS))
-    assert {kind: (of_kind["exact_match"], of_kind["num_questions"]) for kind, of_kind in scores.by_kind.items()} == {
-        "one": (0.5, 2),
-        "two": (1, 1),
-        "none": (1, 1),
-        "later": (0.5, 2),
-    }
+    assert scores.scores["chrf"] == pytest.approx(chrf(references, ANSWERS))
+    of_kinds = {kind: (of["exact_match"], of["num_questions"]) for kind, of in scores.by_kind.items()}
+    assert of_kinds == {"one": (0.5, 2), "two": (1, 1), "none": (1, 1), "later": (0.5, 2)}
     assert scores.by_kind["two"]["chrf"] == pytest.approx(100)
-    assert str(scores).startswith("exact match 66.7 %, chrF ") and "later: exact match 50.0 %" in str(scores)
-    assert evaluate_conversations(*chat, rows).by_kind == {}
+    assert str(scores).startswith("exact match 66.7 %, chrf ") and "later: exact match 50.0 %" in str(scores)
 
 
 def test_pictures_can_be_left_out(chat, rows):
-    blind = answer(*chat, rows, with_pictures=False)
+    blind = answer_conversations(*chat, rows, lambda index: [])
     assert blind[2] == "hi"
     assert blind[0] == blind[3]  # the words alone do not tell red from blue
 
 
 def test_settings_of_generate_are_handed_on(chat, rows):
-    assert answer(*chat, rows, max_new_tokens=2)[1] == ANSWERS[1][:2]
+    assert answer_conversations(*chat, rows, max_new_tokens=2)[1] == ANSWERS[1][:2]
 
 
 def test_no_rows_are_refused(chat, rows):
     with pytest.raises(ValueError, match="got none"):
-        evaluate_conversations(*chat, rows.select([]))
+        evaluate_rows(*chat, rows.select([]), task="chat")
 
 
 def test_command_measures_each_set(chat_folder, rows_file, capsys):
@@ -118,7 +112,7 @@ def test_command_measures_each_set(chat_folder, rows_file, capsys):
     assert [line["data"] for line in told] == [str(rows_file)] * 2
     assert told[0]["answers"] == ANSWERS and told[0]["exact_match"] == pytest.approx(4 / 6)
     assert main(["evaluate", chat_folder, str(rows_file), "--num-beams", "2"]) == 0
-    assert capsys.readouterr().out.startswith(f"{rows_file}: exact match 66.7 %, chrF ")
+    assert capsys.readouterr().out.startswith(f"{rows_file}: exact match 66.7 %, chrf ")
 
 
 def test_command_refuses_what_is_for_lines_and_data_without_conversations(chat_folder, rows_file, tmp_path, capsys):

@@ -455,7 +455,7 @@ def test_steps_follow_from_the_epochs(sections):
         (["model.config=null", "model.pretrained=somewhere"], "somewhere"),
         (["model.pretrained=somewhere"], "Give exactly one of the three"),
         (["model.config=null"], "got none of them. Give exactly one"),
-        (["task=image-clasification"], "`task` must be one of `text-recognition`, `image-classification`"),
+        (["task=image-clasification"], "`task` must be one of `ocr`, `caption`"),
         (["task=masked-image-modeling", "data.augmentation.mixup=1"], "mixes labels"),
         (["task=masked-image-modeling", "model.config.masked_image_target=codes"], "draws its masks and predicts"),
     ],

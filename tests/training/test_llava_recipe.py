@@ -7,7 +7,7 @@ from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.tasks import load_recipe
 
 MINIMAL = {
-    "task": "visual-chat",
+    "task": "chat",
     "model": {"vision": "VISION", "text": "TEXT"},
     "data": {"train": [{"path": "chat"}]},
     "training": {"output_dir": "out", "max_steps": 3},

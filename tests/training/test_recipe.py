@@ -144,12 +144,12 @@ def test_config_dict_is_built_and_misspelt_fields_are_refused():
 
 def test_task_chooses_the_recipe_and_its_absence_means_lines(recipe_file):
     assert type(load_recipe(recipe_file)) is TrOCRRecipe
-    assert load_recipe(recipe_file, ["task=text-recognition"]).to_dict() == TrOCRRecipe.load(recipe_file).to_dict()
+    assert load_recipe(recipe_file, ["task=ocr"]).to_dict() == TrOCRRecipe.load(recipe_file).to_dict()
     pictures = ["task=masked-image-modeling", "data={folder: pictures}"]
     assert type(load_recipe(recipe_file, pictures)) is ImageRecipe
-    with pytest.raises(ValueError, match="`task` must be `text-recognition` here, got 'masked-image-modeling'"):
+    with pytest.raises(ValueError, match="`task` must be `ocr` here, got 'masked-image-modeling'"):
         TrOCRRecipe.load(recipe_file, pictures)
-    with pytest.raises(ValueError, match="`task` must be one of `text-recognition`, .*got 'reading'"):
+    with pytest.raises(ValueError, match="`task` must be one of `ocr`, .*got 'reading'"):
         load_recipe(recipe_file, ["task=reading"])
     with pytest.raises(ValueError, match="A known key is wanted in a recipe, got `generation`. It knows"):
         load_recipe(recipe_file, [*pictures, "generation.num_beams=2"])

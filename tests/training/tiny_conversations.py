@@ -87,7 +87,7 @@ def write_conversations(folder: Path, number: int = 12) -> Path:
 def tiny_llava_recipe(parts_folder: Path, data_folder: Path, output_dir: Path, **sections: dict) -> dict:
     """A recipe as nested dicts: six steps of rows of up to 256 tokens, the projector alone."""
     recipe = {
-        "task": "visual-chat",
+        "task": "chat",
         "model": {
             "vision": str(parts_folder / "vision"),
             "text": str(parts_folder / "text"),

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ...parts.picture_text_processor import check_vocabulary, load_tokenizer
 from .modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
-from .processing_trocr import TrOCREncoderDecoderProcessor, check_vocabulary, load_tokenizer
+from .processing_trocr import TrOCREncoderDecoderProcessor
 
 # How far a new row starts from its relative's, on the way to the mean of all rows. Above 0, so that of the two the known
 # character is the likelier: logits are linear in the rows, hence no new one is the highest before it was learnt.

@@ -9,7 +9,6 @@ A text model takes one of three ways:
 
 import copy
 import dataclasses
-import difflib
 import functools
 import inspect
 import logging
@@ -32,10 +31,11 @@ from transformers import (
 
 from ...parts.checkpoint_files import naming_faults, read_config, read_weights
 from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_config, map_text_weights
+from ...parts.picture_text_processor import load_tokenizer
+from ...parts.settings import refuse_unknown
 from ...parts.vision_features import describe_vision_model, load_vision_model, needed_weights
 from ...parts.weight_report import WeightReport, describe_part, source_name
 from .configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
-from .processing_trocr import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -128,13 +128,12 @@ def load_parts(
             disagree.
     """
     known = [field.name for field in dataclasses.fields(TrOCREncoderDecoderConfig)]
-    for name in config_fields:
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *inspect.signature(load_parts).parameters], n=1)
-            raise ValueError(
-                f"`{name}` must be a setting of `load_parts` or of `TrOCREncoderDecoderConfig`, got an unknown one. "
-                + (f"Did you mean `{near[0]}`?" if near else "Leave it out.")
-            )
+    refuse_unknown(
+        config_fields,
+        known,
+        also=inspect.signature(load_parts).parameters,
+        of="`load_parts` or of `TrOCREncoderDecoderConfig`",
+    )
     text_source = text if isinstance(text, PreTrainedModel) else None
     if text_source is None:
         read_config(text)  # says what is wrong where there is none

@@ -97,9 +97,21 @@ class TrOCREncoderDecoderVisionEncoder(TrOCREncoderDecoderPreTrainedModel):
         visible = vision_features(
             self.vision_model, pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding
         )
-        return TrOCREncoderDecoderEncoderOutput(
-            last_hidden_state=self.projection(visible.features), attention_mask=visible.mask
-        )
+        return self.project(visible.features, visible.mask)
+
+    def project(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> TrOCREncoderDecoderEncoderOutput:
+        """The vision model's tokens, float (batch, tokens, vision_hidden_size), and their mask, as the decoder reads them.
+
+        Raises:
+            ValueError: if they are of another width.
+        """
+        width = self.config.vision_hidden_size
+        if features.ndim != 3 or features.shape[2] != width:
+            raise ValueError(
+                f"`image_features` must be (batch, tokens, {width}), got {tuple(features.shape)}. Make them with "
+                "`vision_features` of this model."
+            )
+        return TrOCREncoderDecoderEncoderOutput(last_hidden_state=self.projection(features), attention_mask=mask)
 
 
 def cross_attention_size(config: TrOCREncoderDecoderConfig) -> int:
@@ -267,6 +279,19 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
 
     # Training and generation
 
+    def vision_features(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        """The vision model's tokens, float (batch, tokens, vision_hidden_size), before they are projected: what `forward`
+        and `generate` take as `image_features` in place of `pixel_values`, so that a frozen vision model runs once a
+        picture and not once an epoch.
+
+        Args:
+            pixel_values: float (batch, channels, height, width), without padding.
+            interpolate_pos_encoding: resample the encoder's positions to this picture size.
+        """
+        return vision_features(
+            self.encoder.vision_model, pixel_values, interpolate_pos_encoding=interpolate_pos_encoding
+        ).features
+
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to predict `labels`, int64 (batch, tokens): the one shift to the right there is.
 
@@ -296,6 +321,7 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         use_cache: bool | None = None,
         interpolate_pos_encoding: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Predict each token of the text from the picture and the tokens before it.
@@ -304,24 +330,34 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
             pixel_values: float (batch, channels, height, width).
             pixel_mask: int64 (batch, height, width), 0 for padding right of and below the picture; None for no padding.
             labels: int64 (batch, tokens), not shifted, end token included; `IGNORE_INDEX` carries no loss.
-            decoder_input_ids: int64 (batch, tokens); by default `labels` shifted right behind the start token.
+            decoder_input_ids: int64 (batch, tokens); by default `labels` shifted right behind the start token. Where a prompt
+                stands in front, the processor makes both, aligned: `labels[t]` is what follows `decoder_input_ids[t]`.
             decoder_attention_mask: int64 (batch, past and present tokens), 0 for padding.
             decoder_inputs_embeds: float (batch, tokens, hidden_size), instead of `decoder_input_ids`.
             encoder_outputs: what `get_encoder()` gave for these pictures, to not run it again.
             cache: keys and values of earlier tokens and of the picture.
             interpolate_pos_encoding: resample the encoder's positions to this picture size.
             num_items_in_batch: labels with loss in the whole optimiser step; the loss is their sum over it.
+            image_features: float (batch, picture tokens, vision_hidden_size), as `vision_features` gives them, in place of
+                `pixel_values`.
 
         Returns: `logits`, float (batch, tokens, vocab_size); with `labels` also `loss`, nats a token; the encoder's
             `encoder_last_hidden_state`; on demand attentions and hidden states of the decoder.
 
         Raises:
-            ValueError: if there is neither a picture nor encoder output, or nothing for the decoder to read.
+            ValueError: if there is not one source of the picture, or nothing for the decoder to read.
         """
         if encoder_outputs is None:
-            if pixel_values is None:
-                raise ValueError("`pixel_values` or `encoder_outputs` must be given, got neither. Pass the picture.")
-            encoder_outputs = self.encoder(pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding)
+            if image_features is not None:
+                encoder_outputs = self._from_features(image_features, pixel_values, pixel_mask)
+            elif pixel_values is None:
+                raise ValueError(
+                    "`pixel_values`, `image_features` or `encoder_outputs` must be given, got none. Pass the picture."
+                )
+            else:
+                encoder_outputs = self.encoder(
+                    pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding
+                )
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = TrOCREncoderDecoderEncoderOutput(*encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -377,6 +413,44 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
             blank_token_id=self.config.pad_token_id or 0,
             num_items_in_batch=num_items_in_batch,
         )
+
+    def _from_features(
+        self, image_features: torch.Tensor, pixel_values: torch.Tensor | None, pixel_mask: torch.Tensor | None
+    ) -> TrOCREncoderDecoderEncoderOutput:
+        """Encoder output for tokens that `vision_features` gave; they stand for a whole picture, and nothing beside it."""
+        for name, given in (("pixel_values", pixel_values), ("pixel_mask", pixel_mask)):
+            if given is not None:
+                raise ValueError(f"`image_features` come in place of the picture, got `{name}` too. Leave one out.")
+        return self.encoder.project(image_features)
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args: Any,
+        image_features: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> Any:
+        """As `GenerationMixin.generate`; the picture comes as `pixel_values` or as `image_features`.
+
+        A prompt, `decoder_input_ids` of more than the start token, counts in the decoder's positions: what may follow is
+        as much shorter.
+
+        Raises:
+            ValueError: if the picture came twice.
+        """
+        if image_features is not None:
+            picture = settings.pop("pixel_values", inputs)
+            settings["encoder_outputs"] = self._from_features(image_features, picture, settings.pop("pixel_mask", None))
+            inputs = None
+        return super().generate(inputs, *args, **settings)
+
+    def _prepare_generated_length(self, generation_config: Any, *, input_ids_length: int, **others: Any) -> Any:
+        """The length limit of generation; with a prompt at most what the decoder has positions for."""
+        prepared = super()._prepare_generated_length(generation_config, input_ids_length=input_ids_length, **others)
+        positions = getattr(self.config.text_config, "max_position_embeddings", None)
+        if input_ids_length > 1 and positions:
+            prepared.max_length = min(prepared.max_length, positions + 1)  # the last token is written, and not read
+        return prepared
 
     def prepare_inputs_for_generation(self, input_ids: torch.LongTensor, **kwargs: Any) -> dict[str, Any]:
         """Inputs of one decoding step: the picture's tokens are there already, so its pixels and mask are dropped."""

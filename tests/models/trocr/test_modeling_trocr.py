@@ -370,7 +370,7 @@ def test_training_without_start_or_padding_token_is_refused():
 
 def test_forward_without_picture_or_text_says_what_is_missing():
     model, batch = tiny_reader(), plain_batch()
-    with pytest.raises(ValueError, match="`pixel_values` or `encoder_outputs`"):
+    with pytest.raises(ValueError, match="`pixel_values`, `image_features` or `encoder_outputs`"):
         model(labels=batch["labels"])
     with pytest.raises(ValueError, match="`decoder_input_ids`.*call `generate`"):
         model(pixel_values=batch["pixel_values"])
@@ -436,6 +436,77 @@ def test_generation_from_encoder_outputs_equals_generation_from_pictures():
     expected = model.generate(**pictures, max_new_tokens=6, num_beams=2)
     encoded = model.get_encoder()(**pictures)
     assert torch.equal(model.generate(encoder_outputs=encoded, max_new_tokens=6, num_beams=2), expected)
+
+
+@pytest.mark.parametrize("vision", [{}, HUB_ENCODER], ids=["ours", "with a projection"])
+@torch.no_grad()
+def test_features_take_the_place_of_the_picture(vision):
+    model, batch = tiny_reader(vision), plain_batch()
+    features = model.vision_features(batch["pixel_values"])
+    assert features.shape[2] == model.config.vision_hidden_size == vision.get("hidden_size", 16)
+    wanted, got = model(**batch), model(image_features=features, labels=batch["labels"])
+    assert torch.equal(got.logits, wanted.logits) and torch.equal(got.loss, wanted.loss)
+    for settings in ({}, {"num_beams": 2}, {"use_cache": False}):
+        written = model.generate(batch["pixel_values"], max_new_tokens=5, **settings)
+        assert torch.equal(model.generate(image_features=features, max_new_tokens=5, **settings), written)
+
+
+def test_features_beside_a_picture_or_of_another_width_are_refused():
+    model, batch = tiny_reader(), line_batch()
+    features = model.vision_features(batch["pixel_values"])
+    for name in ("pixel_values", "pixel_mask"):
+        with pytest.raises(ValueError, match=f"in place of the picture, got `{name}` too"):
+            model(image_features=features, labels=batch["labels"], **{name: batch[name]})
+        with pytest.raises(ValueError, match=f"in place of the picture, got `{name}` too"):
+            model.generate(image_features=features, **{name: batch[name]})
+    with pytest.raises(ValueError, match=r"`image_features` must be \(batch, tokens, 16\), got \(3, 12, 15\)"):
+        model(image_features=features[..., :15], labels=batch["labels"])
+
+
+def test_projection_learns_from_features():
+    model, batch = tiny_reader(HUB_ENCODER), plain_batch()
+    features = model.vision_features(batch["pixel_values"]).detach()
+    model(image_features=features, labels=batch["labels"]).loss.backward()
+    assert model.encoder.projection.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.encoder.vision_model.parameters())
+
+
+@pytest.mark.parametrize("text", [{}, BERT_DECODER, BART_DECODER], ids=["ours", "bert", "bart"])
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
+@torch.no_grad()
+def test_generation_goes_on_from_a_prompt(text, settings):
+    # Each further token by one pass over all before it; beams are compared with and without a cache.
+    model, batch = tiny_reader(text=text), plain_batch()
+    prompt = torch.tensor([[START, 7, 9, END], [START, 11, 5, END], [START, 30, 4, END]])
+    picture = {"pixel_values": batch["pixel_values"], "decoder_input_ids": prompt}
+    written = model.generate(**picture, max_new_tokens=6, **settings)
+    assert torch.equal(written[:, :4], prompt) and written.shape[1] > 4
+    uncached = {name: value for name, value in settings.items() if name == "num_beams"}
+    assert torch.equal(model.generate(**picture, max_new_tokens=6, use_cache=False, **uncached), written)
+    if "num_beams" not in settings:
+        for row in range(3):
+            tokens = prompt[row : row + 1]
+            for _ in range(6):
+                logits = model(batch["pixel_values"][row : row + 1], decoder_input_ids=tokens).logits
+                tokens = torch.cat((tokens, logits[:, -1:].argmax(dim=-1)), dim=1)
+                if tokens[0, -1] == END:
+                    break
+            length = tokens.shape[1]
+            assert torch.equal(written[row, :length], tokens[0])
+            assert (written[row, length:] == PAD).all()
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_generation_after_a_prompt_stops_at_the_decoders_positions(num_beams):
+    model, batch = tiny_reader(), plain_batch()
+    model.generation_config.eos_token_id = None
+    prompt = torch.tensor([[START, *range(4, 13), END]]).repeat(
+        3, 1
+    )  # 11 of 20 positions; the default asks for 19 more
+    written = model.generate(batch["pixel_values"], decoder_input_ids=prompt, num_beams=num_beams)
+    assert written.shape[1] == 21  # the last token is written and not read
+    short = model.generate(batch["pixel_values"], decoder_input_ids=prompt, max_new_tokens=3, num_beams=num_beams)
+    assert short.shape[1] == 14
 
 
 def test_generation_stops_at_the_decoders_positions_by_default():
