@@ -52,6 +52,7 @@ class ModelContract:
     auto_class: Any = AutoModel
     learning_rate = 1e-2
     steps = 30  # of training, until the loss on one batch has at least halved
+    reload_tolerance = 0.0  # products with few rows round as tensors lie in memory, and loaded ones lie elsewhere
 
     def config(self) -> PreTrainedConfig:
         raise NotImplementedError
@@ -77,7 +78,7 @@ class ModelContract:
         expected = main_output(model(**batch))
         by_class, info = self.model_class.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert torch.equal(main_output(by_class(**batch)), expected)
+        torch.testing.assert_close(main_output(by_class(**batch)), expected, atol=self.reload_tolerance, rtol=0)
         assert type(by_class) is self.model_class
         auto_config = AutoConfig.from_pretrained(tmp_path)
         written = {name: value for name, value in auto_config.to_dict().items() if name != "_name_or_path"}
@@ -92,7 +93,8 @@ class ModelContract:
         reloaded = self.auto_class.from_pretrained(tmp_path)
         assert type(reloaded) is self.model_class
         batch = self.batch(model)
-        assert torch.equal(main_output(reloaded(**batch)), main_output(model(**batch)))
+        expected = main_output(model(**batch))
+        torch.testing.assert_close(main_output(reloaded(**batch)), expected, atol=self.reload_tolerance, rtol=0)
 
     def test_names_in_the_file_are_names_in_memory(self, tmp_path) -> None:
         model = self.model()

@@ -1,5 +1,7 @@
 """Sheets that show what a vision transformer looks at, as PNG files: `hf-vlm explain`.
 
+Of a captioner that looks anew for every word (CNN + LSTM) what is drawn is where it looks for each word of its caption.
+
 picture
   -> image processor                               pixel_values, float (1, channels, height, width)
   -> `attention_maps` of the vision model          float (1, layers, heads, rows, columns), and rollout
@@ -24,7 +26,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGeneration
+from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.parts.attention_pictures import overlay_map, seen_picture
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
@@ -66,7 +71,7 @@ def attention_sheet(picture: Image.Image, maps: AttentionMaps, title: str) -> Im
     def panel(name: str, shares: torch.Tensor) -> Panel:
         shares = shares[:rows, :columns]
         caption = f"{name}{100 * float(shares.min()):.2f} to {100 * float(shares.max()):.2f} %"
-        return caption, _overlay(enlarged, shares)
+        return caption, overlay_map(enlarged, shares)
 
     layers, heads = maps.heads.shape[1:3]
     looks = "by the CLS token" if maps.is_from_cls else "by all patches on average (there is no CLS token)"
@@ -89,6 +94,33 @@ def attention_sheet(picture: Image.Image, maps: AttentionMaps, title: str) -> Im
         ],
     }
     return _sheet(lines, sections)
+
+
+def caption_sheet(picture: Image.Image, words: Sequence[str], maps: torch.Tensor, title: str) -> Image.Image:
+    """One sheet of a caption: the picture, and where the captioner looked for each word.
+
+    Args:
+        picture: as the model sees it, in mode RGB.
+        words: of the caption.
+        maps: float (words, rows, columns), each of which sums to 1.
+        title: first line of the sheet.
+
+    Returns: PIL "RGB".
+    """
+    scale = _PANEL_HEIGHT / picture.height
+    enlarged = picture.resize((max(1, round(picture.width * scale)), _PANEL_HEIGHT), Image.Resampling.BICUBIC)
+    panels = [
+        (f"{word}: {100 * float(shares.min()):.2f} to {100 * float(shares.max()):.2f} %", overlay_map(enlarged, shares))
+        for word, shares in zip(words, maps, strict=True)
+    ]
+    rows, columns = maps.shape[1:]
+    lines = [
+        title,
+        " ".join(words),
+        f"Attention paid to each of {rows} x {columns} places for every word; evenly it would be "
+        f"{100 / (rows * columns):.2f} % each. Every panel has its own range: clear is its least, dark red its most.",
+    ]
+    return _sheet(lines, {"": [("the picture as the model sees it", enlarged), *panels]})
 
 
 def bias_sheet(biases: dict[str, torch.Tensor], title: str) -> Image.Image:
@@ -114,17 +146,6 @@ def bias_sheet(biases: dict[str, torch.Tensor], title: str) -> Image.Image:
         limit = float(maps.abs().max())
         sections[head] = [(f"head {index + 1}", _bias_panel(bias, limit)) for index, bias in enumerate(maps)]
     return _sheet(lines, sections)
-
-
-def _overlay(picture: Image.Image, shares: torch.Tensor) -> Image.Image:
-    """A faded picture under its map, float (rows, columns)."""
-    least, most = float(shares.min()), float(shares.max())
-    levels = (shares - least) / (most - least) if most > least else torch.zeros_like(shares)
-    heat = Image.fromarray((255 * levels).round().cpu().numpy().astype(np.uint8))
-    heat = heat.resize(picture.size, Image.Resampling.NEAREST)
-    colour = ImageOps.colorize(heat, black="#ffe9a8", mid="#fd8d3c", white="#a50026")
-    faded = Image.blend(ImageOps.grayscale(picture), Image.new("L", picture.size, "white"), 0.4).convert("RGB")
-    return Image.composite(colour, faded, heat.point([round(0.7 * level) for level in range(256)]))
 
 
 def _bias_panel(bias: torch.Tensor, limit: float) -> Image.Image:
@@ -183,6 +204,7 @@ class ExplainedFile:
         rows, columns: of the patch grid, padding left out; 0 where there is no map.
         rollout: `rows` lists of `columns` shares in [0, 1]; empty where there is no map.
         classes: `{"label", "probability"}` of the likeliest classes, if the model is an image classifier.
+        caption: what a captioner wrote; None for other models. `rollout` is then the mean over its words.
         error: why the picture could not be explained; None if it could.
     """
 
@@ -192,15 +214,21 @@ class ExplainedFile:
     columns: int = 0
     rollout: list[list[float]] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list)
+    caption: str | None = None
     error: str | None = None
 
     def __str__(self) -> str:
         classes = [f"{row['label']}\t{100 * row['probability']:.2f} %" for row in self.classes]
-        return "\n".join(f"{self.file}\t{told}" for told in (*self.files, *classes))
+        return "\n".join(
+            f"{self.file}\t{told}" for told in (*self.files, *classes, *([self.caption] if self.caption else []))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes by name, without `error`."""
-        return {name: value for name, value in asdict(self).items() if name != "error"}
+        told = {name: value for name, value in asdict(self).items() if name != "error"}
+        if self.caption is None:
+            del told["caption"]
+        return told
 
 
 class PictureExplainer:
@@ -240,15 +268,7 @@ class PictureExplainer:
 
     def seen_picture(self, pixel_values: torch.Tensor) -> Image.Image:
         """The first picture of a batch as the model sees it, padding included, in mode RGB."""
-        processor = self.image_processor
-        pixels = pixel_values[0].float().cpu().numpy()  # (channels, height, width)
-        if getattr(processor, "do_normalize", False):
-            mean, std = (np.reshape(value, (-1, 1, 1)) for value in (processor.image_mean, processor.image_std))
-            pixels = pixels * std + mean
-        if getattr(processor, "do_rescale", False):
-            pixels = pixels / processor.rescale_factor
-        pixels = pixels.round().clip(0, 255).astype(np.uint8)
-        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).convert("RGB")
+        return seen_picture(self.image_processor, pixel_values[0])
 
     @torch.no_grad()
     def classes(self, **inputs: torch.Tensor) -> list[dict[str, Any]]:
@@ -306,7 +326,8 @@ def explain_files(
         OSError: if there is no such model, its folder lacks a file, or `out` can't be made.
         ValueError: if the model's files are damaged, or it has neither maps nor biases to show.
     """
-    explainer = PictureExplainer(model)
+    captioner = _load_captioner(model)
+    explainer = PictureExplainer(model) if captioner is None else None
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -314,8 +335,8 @@ def explain_files(
         raise OSError(
             f"A folder to write to is wanted, got {folder}, which can't be made ({error.strerror}). Name another."
         ) from error
-    biases = bias_maps(explainer.vision_model)
-    if biases:
+    biases = bias_maps(explainer.vision_model) if explainer is not None else {}
+    if explainer is not None and biases:
         target = folder / f"{explainer.name}-relative-position-bias.png"
         bias_sheet(biases, f"{explainer.name}: relative position bias").save(target)
         yield ExplainedFile(explainer.name, [str(target)])
@@ -330,9 +351,13 @@ def explain_files(
         written.add(target)
         if result.error is None:
             try:
-                _explain(explainer, result, target)
+                if captioner is not None:
+                    _explain_caption(captioner, result, target)
+                else:
+                    assert explainer is not None
+                    _explain(explainer, result, target)
             except NoAttentionMapError:
-                if not biases:
+                if explainer is None or not biases:
                     raise
                 if not warned:
                     logger.warning(
@@ -343,6 +368,41 @@ def explain_files(
             except (ValueError, OSError) as error:
                 result.error = str(error)
         yield result
+
+
+def _load_captioner(model: str | os.PathLike | None) -> tuple[CnnLstmForConditionalGeneration, CnnLstmProcessor] | None:
+    """A captioner that looks anew for every word, and its processor; None for any other model."""
+    stored = {} if model is None else read_config(model)
+    if stored.get("model_type") != CnnLstmForConditionalGeneration.config_class.model_type:
+        return None
+    if stored.get("attention") != "additive":
+        return None  # its vision encoder may still have attention to show
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    captioner = CnnLstmForConditionalGeneration.from_pretrained(model, dtype=torch.float32).to(device).eval()
+    return captioner, CnnLstmProcessor.from_pretrained(str(model))
+
+
+@torch.no_grad()
+def _explain_caption(
+    captioner: tuple[CnnLstmForConditionalGeneration, CnnLstmProcessor], result: ExplainedFile, target: Path
+) -> None:
+    """Write a picture's caption, and the sheet of where each of its words was looked for."""
+    model, processor = captioner
+    inputs = processor(images=[open_picture_file(result.file)]).to(model.device)
+    token_ids = model.generate(**inputs)[:, 1:]
+    special = set(processor.tokenizer.all_special_ids)
+    said = [(at, token) for at, token in enumerate(token_ids[0].tolist()) if token not in special]
+    if not said:
+        raise ValueError(f"{result.file}: a caption with words is wanted, got none. Train the model for longer.")
+    maps = model.attention_over_words(inputs["pixel_values"], token_ids)[0, [at for at, _ in said]]
+    words = [processor.tokenizer.decode([token]).strip() for _, token in said]
+    result.rows, result.columns = maps.shape[1:]
+    result.rollout = maps.mean(dim=0).tolist()
+    result.caption = processor.tokenizer.decode(token_ids[0], skip_special_tokens=True)
+    name = Path(getattr(model, "name_or_path", "") or "model").resolve().name
+    title = os.fsencode(f"{Path(result.file).name}, described by {name}").decode(errors="replace")
+    caption_sheet(seen_picture(processor.image_processor, inputs["pixel_values"][0]), words, maps, title).save(target)
+    result.files = [str(target)]
 
 
 def _explain(explainer: PictureExplainer, result: ExplainedFile, target: Path) -> None:

@@ -21,9 +21,23 @@ from transformers import (
     ViTModel,
 )
 
-from hf_vlm import VisionTransformerConfig, VisionTransformerImageProcessor, VisionTransformerModel
+from hf_vlm import (
+    CnnLstmForConditionalGeneration,
+    CnnLstmProcessor,
+    VisionTransformerConfig,
+    VisionTransformerImageProcessor,
+    VisionTransformerModel,
+)
+from hf_vlm.data.word_tokenizer import build_word_tokenizer
+from hf_vlm.parts.attention_pictures import seen_picture
 from hf_vlm.pipelines.attention_maps import AttentionMaps
-from hf_vlm.pipelines.attention_sheets import PictureExplainer, attention_sheet, bias_sheet, explain_files
+from hf_vlm.pipelines.attention_sheets import (
+    PictureExplainer,
+    attention_sheet,
+    bias_sheet,
+    caption_sheet,
+    explain_files,
+)
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {**TINY, "image_size": 32, "patch_size": 8, "initializer_range": 0.5}
@@ -239,3 +253,55 @@ def test_model_without_an_image_processor_is_refused(saved):
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="must hold an image processor"):
         PictureExplainer(folder)
+
+
+@pytest.fixture
+def captioner(tmp_path):
+    """Writes three words about any picture, and looks for each of them at another place of a 2 x 2 map."""
+    tokenizer = build_word_tokenizer(["one two three", "three two one"], min_count=1)
+    vision = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
+    model = CnnLstmForConditionalGeneration.from_pretrained_parts(
+        vision=vision,
+        text=tokenizer,
+        attention="additive",
+        hidden_size=16,
+        embedding_size=8,
+        num_beams=1,
+        max_new_tokens=6,
+    )
+    processor = CnnLstmProcessor.from_pretrained_parts(ViTImageProcessor(size={"height": 16, "width": 16}), tokenizer)
+    model.save_pretrained(tmp_path / "captioner")
+    processor.save_pretrained(tmp_path / "captioner")
+    return tmp_path / "captioner"
+
+
+def test_captioner_draws_where_it_looked_for_each_word(captioner, picture_file, tmp_path):
+    (result,) = explain_files([picture_file], model=captioner, out=tmp_path / "out")
+    assert result.error is None
+    model = CnnLstmForConditionalGeneration.from_pretrained(captioner).eval()
+    processor = CnnLstmProcessor.from_pretrained(captioner)
+    inputs = processor(images=[Image.open(picture_file)])
+    token_ids = model.generate(**inputs)[:, 1:]
+    assert result.caption == processor.tokenizer.decode(token_ids[0], skip_special_tokens=True)
+    words = result.caption.split()
+    is_word = torch.tensor([token not in processor.tokenizer.all_special_ids for token in token_ids[0].tolist()])
+    maps = model.attention_over_words(inputs["pixel_values"], token_ids)[0, is_word]
+    assert (result.rows, result.columns) == tuple(maps.shape[1:])
+    torch.testing.assert_close(torch.tensor(result.rollout), maps.mean(dim=0))
+    assert str(result).endswith(result.caption) and result.to_dict()["caption"] == result.caption
+    seen = seen_picture(processor.image_processor, inputs["pixel_values"][0])
+    drawn = caption_sheet(seen, words, maps, "cat.png, described by captioner")
+    assert np.array_equal(np.asarray(Image.open(result.files[0])), np.asarray(drawn))
+
+
+def test_caption_sheet_lays_each_map_over_its_own_panel():
+    maps = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
+    sheet = np.asarray(caption_sheet(Image.new("RGB", (32, 32), "white"), ["one", "two"], maps, "t")).astype(int)
+    is_dark_red = (sheet[..., 0] > 130) & (sheet[..., 1] < 110) & (sheet[..., 2] < 140)
+    columns = is_dark_red.any(axis=0).nonzero()[0]
+    (gap,) = (np.diff(columns) > 1).nonzero()[0]
+    middle = columns[gap] + 1
+    left, top, right, bottom = box(is_dark_red[:, :middle])
+    second_left, second_top, second_right, second_bottom = box(is_dark_red[:, middle:])
+    assert right - left == bottom - top == second_right - second_left == second_bottom - second_top == 96
+    assert second_top == bottom  # the upper left quarter of one panel, the lower right of the next

@@ -47,7 +47,7 @@ TIMM = {
     "model_type": "timm_wrapper",
     "architecture": "vit_tiny_patch16_224",
     "do_pooling": False,
-    "model_args": {"img_size": SIZE, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "model_args": {"img_size": list(SIZE), "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2},
 }
 BOTH = pytest.mark.parametrize("attention", ["none", "additive"])
 
@@ -59,6 +59,7 @@ class CaptionerContract(ModelContract, GenerationContract):
     auto_class = AutoModelForImageTextToText
     learning_rate = 2e-2
     learning_steps = 100
+    reload_tolerance = 1e-6
     attention = "none"
     vision: dict[str, Any] | None = None
     settings: dict[str, Any] = {}
@@ -295,7 +296,7 @@ def test_trainer_evaluates_and_writes_from_features(tmp_path):
     model, batch = tiny_captioner("additive"), caption_batch(4)
     features = model.vision_features(batch["pixel_values"]).detach()
     known = {"image_features": features, "labels": batch["labels"]}
-    trainer = trainer_of(model, known, tmp_path, predict_with_generate=True, per_device_eval_batch_size=2)
+    trainer = trainer_of(model, known, tmp_path, predict_with_generate=True, per_device_eval_batch_size=4)
     predicted = trainer.predict(trainer.eval_dataset, max_new_tokens=5)
     wanted = model.generate(batch["pixel_values"], max_new_tokens=5).numpy()
     assert np.array_equal(predicted.predictions[:, : wanted.shape[1]], wanted)
@@ -334,7 +335,7 @@ def test_batch_norm_follows_the_batch_where_it_is_asked_to():
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
 def test_frozen_encoder_stays_in_evaluation_mode(train_batch_norm):
-    vision = VIT | {"dropout": 0.5} if not train_batch_norm else None
+    vision = VIT | {"hidden_dropout_prob": 0.5} if not train_batch_norm else None
     model, batch = tiny_captioner(vision=vision, train_batch_norm=train_batch_norm), caption_batch()
     stored, features = statistics(model), model.vision_features(batch["pixel_values"])
     model.train()
@@ -351,7 +352,7 @@ def test_frozen_encoder_stays_in_evaluation_mode(train_batch_norm):
 
 
 def test_encoder_frozen_in_the_midst_of_training_is_kept_from_the_next_picture_on():
-    model, batch = tiny_captioner(vision=VIT | {"dropout": 0.5}), caption_batch()
+    model, batch = tiny_captioner(vision=VIT | {"hidden_dropout_prob": 0.5}), caption_batch()
     features = model.vision_features(batch["pixel_values"])
     model.train()
     model.encoder.vision_model.requires_grad_(False)

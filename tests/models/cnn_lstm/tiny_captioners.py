@@ -19,7 +19,6 @@ RESNET = {
     "depths": (1, 1, 1),
     "layer_type": "basic",
 }
-# Widths of whole vector registers: any other sums in an order that hangs on where in memory a tensor lies.
 DECODER = {
     "vocab_size": VOCAB_SIZE,
     "embedding_size": 16,
