@@ -502,8 +502,8 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from hf_vlm.training.report_page import write_report
-    from hf_vlm.training.run_report import make_report
+    from hf_vlm.training.reports.report_page import write_report
+    from hf_vlm.training.reports.run_report import make_report
 
     if len(options.run) > 1:
         raise ValueError(f"`show` wants one run, got {len(options.run)}. Show them one by one.")

@@ -9,7 +9,8 @@ Records are what `hf-vlm evaluate MODEL DATA --task TASK --record RECORD.json` w
                  the mean of the features of RUN's frozen vision encoder; a caption is that of the nearest picture
     copied       of translations: the English words themselves
 
-RUN is a LLaVA. Minutes are those that the trainer counted (`trainer_state.json` beside the model).
+Of larger sets the baselines know 1,000 rows; all questions about a picture are one. RUN is a LLaVA. Minutes are those that the
+trainer counted (`trainer_state.json` beside the model).
 """
 
 import argparse
@@ -29,6 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="+", type=Path)
     parser.add_argument("--vision", required=True, help="folder of a LLaVA, whose vision encoder looks for neighbours")
+    parser.add_argument(
+        "--train-rows", type=int, default=1000, help="that the baselines know, spread evenly; default 1000"
+    )
     parser.add_argument("--json", type=Path, help="file for every score")
     options = parser.parse_args()
     model, processor = load_visual_chat(options.vision)
@@ -38,7 +42,7 @@ def main() -> None:
         record = json.loads(file.read_text(encoding="utf-8"))
         key = tuple(str(record[name]) for name in ("task", "data", "split", "prompt", "max_rows"))
         if key not in known:
-            known[key] = baselines(record, model, processor)
+            known[key] = baselines(record, model, processor, options.train_rows)
         lines.append({"record": file.stem, "minutes": minutes_of(record["model"]), **record, "baselines": known[key]})
         print(line_of(lines[-1]), flush=True)
     print("\n| record | task | pictures | model, M | minutes | rows | scores | commonest | neighbour | copied |")
@@ -50,12 +54,12 @@ def main() -> None:
         options.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def baselines(record: dict[str, Any], model: Any, processor: Any) -> dict[str, dict[str, float]]:
+def baselines(record: dict[str, Any], model: Any, processor: Any, max_train_rows: int) -> dict[str, dict[str, float]]:
     """The scores of what needs no learning, on a record's rows."""
     settings = {"task": record["task"], "prompt": record["prompt"]}
     rows = read_task(record["data"], record["split"], **settings)
     rows = rows if record["max_rows"] is None else rows.spread(record["max_rows"])
-    train = read_task(record["data"], "train", **settings)
+    train = read_task(record["data"], "train", **settings, max_exchanges=1000).spread(max_train_rows)
     references: list[Any] = [rows.references(index) for index in range(len(rows))]
     groups = [rows.group(index) or rows.question(index) for index in range(len(rows))]
     of_train = Known(train, model, processor)

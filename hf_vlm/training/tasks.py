@@ -15,6 +15,8 @@ from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 RECIPE_CLASSES: tuple[type[Recipe], ...] = (TrOCRRecipe, PictureTextRecipe, LlavaRecipe, ImageRecipe, TokenizerRecipe)
 
+RENAMED_TASKS = {"text-recognition": "ocr", "visual-chat": "chat"}
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a YAML file, of the class that its `task` and `architecture` want; without a task it is TrOCR's `ocr`.
@@ -28,7 +30,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     fitting = [recipe for recipe in RECIPE_CLASSES if task in recipe.tasks]
     if not fitting:
         tasks = dict.fromkeys(name for recipe in RECIPE_CLASSES for name in recipe.tasks)
-        raise ValueError(f"`task` must be one of {listed(tasks)}, got {task!r}. Correct it in the recipe.")
+        renamed = f" It is called `{RENAMED_TASKS[task]}` now." if task in RENAMED_TASKS else ""
+        raise ValueError(f"`task` must be one of {listed(tasks)}, got {task!r}.{renamed} Correct it in the recipe.")
     architectures = [name for recipe in fitting for name in recipe.architectures_of(task)]
     if not architectures:
         return fitting[0].parse(sections)

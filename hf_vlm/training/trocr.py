@@ -76,9 +76,9 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         require_jiwer()
     arguments = build_arguments(recipe)
     set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
-    sources = [_read(recipe, source) for source in recipe.data.train]
+    sources = [read_set(recipe, source) for source in recipe.data.train]
     validation = {
-        name: ReferenceLines(_read(recipe, lines), max_lines=lines.max_lines, ignore_case=lines.ignore_case)
+        name: ReferenceLines(read_set(recipe, lines), max_lines=lines.max_lines, ignore_case=lines.ignore_case)
         for name, lines in recipe.data.validation.items()
     }
     model, processor = build_model(recipe, [text for rows in sources for text in rows.texts])
@@ -265,5 +265,6 @@ def build_renderer(recipe: TrOCRRecipe, processor: TrOCREncoderDecoderProcessor,
     return LineRenderer(**settings)
 
 
-def _read(recipe: TrOCRRecipe, source: LineSource | ValidationLines) -> TextLines:
+def read_set(recipe: TrOCRRecipe, source: LineSource | ValidationLines) -> TextLines:
+    """The lines of one of a recipe's sets."""
     return read_lines(Path(recipe.data.folder) / source.path, split=source.split, where=source.where)

@@ -151,6 +151,8 @@ def test_task_chooses_the_recipe_and_its_absence_means_lines(recipe_file):
         TrOCRRecipe.load(recipe_file, pictures)
     with pytest.raises(ValueError, match="`task` must be one of `ocr`, .*got 'reading'"):
         load_recipe(recipe_file, ["task=reading"])
+    with pytest.raises(ValueError, match="got 'visual-chat'. It is called `chat` now"):
+        load_recipe(recipe_file, ["task=visual-chat"])
     with pytest.raises(ValueError, match="A known key is wanted in a recipe, got `generation`. It knows"):
         load_recipe(recipe_file, [*pictures, "generation.num_beams=2"])
 

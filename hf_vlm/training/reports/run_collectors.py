@@ -25,11 +25,11 @@ from hf_vlm.training import trocr
 from hf_vlm.training.conversation_evaluation import answer_conversations, load_visual_chat
 from hf_vlm.training.image_models import measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
-from hf_vlm.training.label_masks import LabelMask, label_mask
 from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
-from hf_vlm.training.run_samples import (
+from hf_vlm.training.reports.label_masks import LabelMask, label_mask
+from hf_vlm.training.reports.run_samples import (
     Findings,
     Sample,
     architecture_of,
@@ -39,10 +39,10 @@ from hf_vlm.training.run_samples import (
     picture_for_page,
     spread,
 )
+from hf_vlm.training.reports.word_attention import NoWordMapError, WordMap, answered_words, written_words
 from hf_vlm.training.task_evaluation import load_answerer
 from hf_vlm.training.task_sources import read_source
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
-from hf_vlm.training.word_attention import NoWordMapError, WordMap, answered_words, written_words
 
 _BATCH = 8
 _NUM_WITH_MAPS = 4  # samples
@@ -101,8 +101,8 @@ def _read_lines(weights: Path, recipe: TrOCRRecipe, num_shown: int) -> Findings:
     processor = TrOCREncoderDecoderProcessor.from_pretrained(weights)
     findings = Findings(architecture_of(model), part_sizes(model), unit="characters")
     data, number = recipe.data, _ANSWERED_A_SHOWN * num_shown
-    sets: dict[str, Any] = {_validation(name): trocr._read(recipe, lines) for name, lines in data.validation.items()}
-    training: dict[str, Any] = {_training(source): trocr._read(recipe, source) for source in data.train}
+    sets: dict[str, Any] = {_validation(name): trocr.read_set(recipe, lines) for name, lines in data.validation.items()}
+    training: dict[str, Any] = {_training(source): trocr.read_set(recipe, source) for source in data.train}
     folds = {_validation(name): lines.ignore_case for name, lines in data.validation.items()}
     if sets or training:
         chosen, findings.asked_of = choose_rows(sets or training, number, _line, findings.problems)

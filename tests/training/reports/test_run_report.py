@@ -17,9 +17,9 @@ from hf_vlm.data.labelled_images import read_images
 from hf_vlm.training.conversation_evaluation import answer_conversations, load_visual_chat
 from hf_vlm.training.evaluation import evaluate_folders
 from hf_vlm.training.image_evaluation import evaluate_image_folders
-from hf_vlm.training.run_collectors import WantedText, write, written_mask
-from hf_vlm.training.run_report import make_report
-from hf_vlm.training.run_samples import Findings, Sample, judge, spread
+from hf_vlm.training.reports.run_collectors import WantedText, write, written_mask
+from hf_vlm.training.reports.run_report import make_report
+from hf_vlm.training.reports.run_samples import Findings, Sample, judge, spread
 from hf_vlm.training.task_evaluation import load_answerer
 from hf_vlm.training.tasks import train
 from tests.data.line_files import write_font
@@ -148,7 +148,7 @@ def test_case_is_folded_where_the_recipe_folds_it(lines_run, tmp_path, monkeypat
     data = {"folder": str(lines), "validation": validation}
     run = changed_copy(lines_run, tmp_path, lambda sections: sections["data"].update(data))
     monkeypatch.setattr(
-        "hf_vlm.training.run_collectors.TrOCREncoderDecoderProcessor.batch_decode",
+        "hf_vlm.training.reports.run_collectors.TrOCREncoderDecoderProcessor.batch_decode",
         lambda self, token_ids, **settings: ["a ship"] * len(token_ids),
     )
     assert make_report(run, num_samples=1).findings.samples[0].is_right is ignore_case

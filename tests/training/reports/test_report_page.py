@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_vlm.training.answer_errors import Confusion, KindScore, LengthScore
-from hf_vlm.training.label_masks import LabelMask, MaskedToken
-from hf_vlm.training.report_curves import ticks, value_range
-from hf_vlm.training.report_page import picture_url, report_html, write_report
-from hf_vlm.training.report_style import STYLE
-from hf_vlm.training.run_history import Chart, Line
-from hf_vlm.training.run_report import RunReport
-from hf_vlm.training.run_samples import Findings, PartSize, Sample
-from hf_vlm.training.word_attention import WordMap, overlay
+from hf_vlm.training.reports.answer_errors import Confusion, KindScore, LengthScore
+from hf_vlm.training.reports.label_masks import LabelMask, MaskedToken
+from hf_vlm.training.reports.report_curves import ticks, value_range
+from hf_vlm.training.reports.report_page import picture_url, report_html, write_report
+from hf_vlm.training.reports.report_style import STYLE
+from hf_vlm.training.reports.run_history import Chart, Line
+from hf_vlm.training.reports.run_report import RunReport
+from hf_vlm.training.reports.run_samples import Findings, PartSize, Sample
+from hf_vlm.training.reports.word_attention import WordMap, overlay
 
 EVIL = "<script>alert('x')</script>\"&<b>"
 VOID = {"meta", "img", "br", "line", "circle", "polyline"}

@@ -15,7 +15,7 @@ from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.parts.attention_pictures import overlay_map, seen_picture
 from hf_vlm.parts.vision_features import describe_vision_model
-from hf_vlm.training.label_masks import token_texts
+from hf_vlm.training.reports.label_masks import token_texts
 
 _MAX_WORDS = 8  # of an answer
 _MAX_BYTES = 2**30  # of attention, float32, all layers at once

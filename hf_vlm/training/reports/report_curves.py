@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from hf_vlm.training.run_history import Chart, Line
+from hf_vlm.training.reports.run_history import Chart, Line
 
 _WIDTH, _HEIGHT = 440, 230  # units of the picture, about px on a wide screen
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40  # margins

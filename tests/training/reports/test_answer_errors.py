@@ -3,7 +3,7 @@ import random
 import jiwer
 import pytest
 
-from hf_vlm.training.answer_errors import (
+from hf_vlm.training.reports.answer_errors import (
     Confusion,
     LengthScore,
     character_edits,

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from hf_vlm.training.answer_errors import Confusion
-from hf_vlm.training.label_masks import LabelMask, MaskedToken
-from hf_vlm.training.report_curves import curve_figure
-from hf_vlm.training.report_style import STYLE
-from hf_vlm.training.run_history import has_evaluation
-from hf_vlm.training.run_report import RunReport, error_rate
-from hf_vlm.training.run_samples import Findings, Sample
-from hf_vlm.training.word_attention import WordMap
+from hf_vlm.training.reports.answer_errors import Confusion
+from hf_vlm.training.reports.label_masks import LabelMask, MaskedToken
+from hf_vlm.training.reports.report_curves import curve_figure
+from hf_vlm.training.reports.report_style import STYLE
+from hf_vlm.training.reports.run_history import has_evaluation
+from hf_vlm.training.reports.run_report import RunReport, error_rate
+from hf_vlm.training.reports.run_samples import Findings, Sample
+from hf_vlm.training.reports.word_attention import WordMap
 
 _JPEG_QUALITY = 85
 _BAR = 8  # rem, of a rate of 1

@@ -5,8 +5,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
-from hf_vlm.training.trocr import build_trainer
-from hf_vlm.training.word_attention import (
+from hf_vlm.training.reports.word_attention import (
     NoWordMapError,
     eager,
     overlay,
@@ -15,6 +14,7 @@ from hf_vlm.training.word_attention import (
     words_of,
     written_words,
 )
+from hf_vlm.training.trocr import build_trainer
 from tests.models.cnn_lstm.tiny_captioners import GRID, tiny_captioner
 from tests.models.llava.tiny_llava import tiny_image_processor, tiny_tokenizer
 from tests.tiny_lines import recipe_of

@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hf_vlm.training.label_masks import MaskedToken, label_mask, token_texts
+from hf_vlm.training.reports.label_masks import MaskedToken, label_mask, token_texts
 from tests.models.llava.tiny_llava import tiny_tokenizer
 
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from hf_vlm.parts.pictures import to_rgb
-from hf_vlm.training.answer_errors import Edit, nearest
-from hf_vlm.training.label_masks import LabelMask
 from hf_vlm.training.metrics import exact_match
+from hf_vlm.training.reports.answer_errors import Edit, nearest
+from hf_vlm.training.reports.label_masks import LabelMask
+from hf_vlm.training.reports.word_attention import WordMap
 from hf_vlm.training.task_metrics import read_yes_no, vqa_accuracy
-from hf_vlm.training.word_attention import WordMap
 
 _PICTURE_SIDE = 320  # px
 _SHORT_ANSWER = 3  # words; a longer one may be right in other words

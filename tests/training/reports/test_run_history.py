@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from hf_vlm.training.run_history import Chart, Line, has_evaluation, open_run, read_charts, set_names
+from hf_vlm.training.reports.run_history import Chart, Line, has_evaluation, open_run, read_charts, set_names
 
 LOG = [
     {"loss": 3.5, "grad_norm": 2.0, "learning_rate": 1e-3, "learning_rate_0": 1e-3, "epoch": 0.1, "step": 5},
@@ -73,7 +73,7 @@ def test_folder_that_is_no_runs_is_told(tmp_path):
 def test_checkpoint_that_is_further_is_taken(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text("task: ocr\n")
     checkpoint = tmp_path / "checkpoint-8"
-    monkeypatch.setattr("hf_vlm.training.run_history.last_complete_checkpoint", lambda folder: checkpoint)
+    monkeypatch.setattr("hf_vlm.training.reports.run_history.last_complete_checkpoint", lambda folder: checkpoint)
     write_state(checkpoint, 8)
     run = open_run(tmp_path)  # was stopped before it ended
     assert run.weights == checkpoint and run.state["global_step"] == 8

@@ -19,10 +19,10 @@ import transformers
 from transformers.utils import CONFIG_NAME
 
 from hf_vlm.parts.checkpoint_files import read_config
-from hf_vlm.training.answer_errors import Confusion, KindScore, LengthScore, confusions, scores_by_length
-from hf_vlm.training.run_collectors import collect_samples
-from hf_vlm.training.run_history import RECIPE_FILE, Chart, RunFolder, open_run, read_charts, set_names
-from hf_vlm.training.run_samples import Findings, Sample
+from hf_vlm.training.reports.answer_errors import Confusion, KindScore, LengthScore, confusions, scores_by_length
+from hf_vlm.training.reports.run_collectors import collect_samples
+from hf_vlm.training.reports.run_history import RECIPE_FILE, Chart, RunFolder, open_run, read_charts, set_names
+from hf_vlm.training.reports.run_samples import Findings, Sample
 from hf_vlm.training.tasks import load_recipe
 
 _NUM_CONFUSIONS = 12
