@@ -34,6 +34,16 @@ SKIPS: dict[str, str] = {
     "test_processing_mixins.py::*::test_flat_kwarg_applied_when_modality_dict_lacks_it": IMAGE_SETTINGS,
     "test_processing_mixins.py::*::test_processor_text_has_no_visual": IMAGE_SETTINGS,
     "test_processing_mixins.py::*::test_call_arguments_*": RETURN_TENSORS,
+    "test_cnn_lstm_mixins.py::*::test_generation_tester_mixin_inheritance": GENERATION,
+    "test_cnn_lstm_mixins.py::*::test_hidden_states_output": ENCODER_STATES,
+    "test_cnn_lstm_mixins.py::*::test_retain_grad_hidden_states_attentions": ENCODER_STATES,
+    "test_cnn_lstm_mixins.py::*::test_model_base_model_prefix": (
+        "the whole model is made of three parts, none of which is it without a head"
+    ),
+    "test_cnn_lstm_mixins.py::*::test_*kwargs*_images": IMAGE_SETTINGS,
+    "test_cnn_lstm_mixins.py::*::test_flat_kwarg_applied_when_modality_dict_lacks_it": IMAGE_SETTINGS,
+    "test_cnn_lstm_mixins.py::*::test_processor_text_has_no_visual": IMAGE_SETTINGS,
+    "test_cnn_lstm_mixins.py::*::test_call_arguments_*": RETURN_TENSORS,
     "test_llava_mixins.py::*::test_generation_tester_mixin_inheritance": GENERATION,
     "test_llava_mixins.py::AssistantTest::test_get_image_features_attentions": ANY_VISION_MODEL,
     "test_llava_mixins.py::AssistantTest::test_get_image_features_hidden_states": ANY_VISION_MODEL,

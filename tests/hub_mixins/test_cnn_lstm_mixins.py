@@ -60,6 +60,7 @@ class CaptionerTest(ExternalModelMixin, unittest.TestCase):
     auto_classes = {"MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES": (CnnLstmForConditionalGeneration,)}
     additional_model_inputs = ["decoder_input_ids"]
     is_encoder_decoder = True
+    has_attentions = False  # layers that kernels could be chosen for are the encoder's, if it has any
     _is_composite = True
     attention = "none"
     vision: dict[str, object] = {"model_type": "resnet", **RESNET}

@@ -45,6 +45,7 @@ def write_task_sets(folder: Path) -> Path:
         "photo_captions": captions,
         "vqa_rooms": questions,
         "emoji-nlvr": statements,
+        "emoji-nlvr-talk": statements,
         "emoji-translate": translations,
         "emoji-translate-picture": translations,
         "emoji-translate-text": [{k: v for k, v in row.items() if k != "image"} for row in translations],

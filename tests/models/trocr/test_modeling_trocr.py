@@ -471,7 +471,7 @@ def test_projection_learns_from_features():
     assert all(parameter.grad is None for parameter in model.encoder.vision_model.parameters())
 
 
-@pytest.mark.parametrize("text", [{}, BERT_DECODER, BART_DECODER], ids=["ours", "bert", "bart"])
+@pytest.mark.parametrize("text", [{}, BERT_DECODER, GPT2_DECODER], ids=["ours", "bert", "gpt2"])
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
 @torch.no_grad()
 def test_generation_goes_on_from_a_prompt(text, settings):
