@@ -141,6 +141,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("caption", "ocr", "vqa", "nlvr", "translate", "chat"),
         help="what is measured; default: chat for a LLaVA, caption for a CNN + LSTM",
     )
+    evaluate.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="of a task: columns called otherwise, as the recipe's",
+    )
+    evaluate.add_argument("--image-folder", metavar="FOLDER", help="of a task: where pictures with names lie")
     evaluate.add_argument("--prompt", help="preset of hf_vlm.data.format_prompts, or a text, as the recipe's `prompt`")
     evaluate.add_argument(
         "--pictures",
@@ -292,6 +300,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             options.data,
             task=task,
             prompt=options.prompt,
+            columns=_as_columns(options.columns),
+            image_folder=options.image_folder,
             max_rows=options.max_rows,
             pictures=options.pictures,
             metrics=options.metrics,
@@ -302,8 +312,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     elif given := [
         f"--{name.replace('_', '-')}"
-        for name in ("prompt", "metrics", "max_rows", "max_new_tokens", "record")
-        if getattr(options, name) is not None
+        for name in ("prompt", "columns", "image_folder", "metrics", "max_rows", "max_new_tokens", "record")
+        if getattr(options, name) not in (None, [])
     ] + ["--pictures"] * (options.pictures != "own"):
         raise ValueError(f"`{given[0]}` is for tasks, got it without one. Add `--task`, or leave it out.")
     elif is_tokenizer(options.model) or is_image_classifier(options.model):
@@ -321,6 +331,14 @@ def _evaluate(options: argparse.Namespace) -> int:
         else:
             print(f"{name}: {result}", flush=True)
     return int(bool(failures))
+
+
+def _as_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=COLUMN` as a mapping."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError(f"`--columns` wants NAME=COLUMN, such as question=sentence, got {pair!r}. Correct it.")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _audit(options: argparse.Namespace) -> int:

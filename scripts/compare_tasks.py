@@ -22,6 +22,7 @@ from compare_llava import Known
 
 from hf_vlm.data.task_rows import read_task
 from hf_vlm.training.conversation_evaluation import load_visual_chat
+from hf_vlm.training.task_evaluation import spread_rows
 from hf_vlm.training.task_metrics import TASK_METRICS, score_task
 
 
@@ -56,9 +57,8 @@ def main() -> None:
 
 def baselines(record: dict[str, Any], model: Any, processor: Any, max_train_rows: int) -> dict[str, dict[str, float]]:
     """The scores of what needs no learning, on a record's rows."""
-    settings = {"task": record["task"], "prompt": record["prompt"]}
-    rows = read_task(record["data"], record["split"], **settings)
-    rows = rows if record["max_rows"] is None else rows.spread(record["max_rows"])
+    settings = {name: record.get(name) for name in ("task", "prompt", "columns", "image_folder")}
+    rows = spread_rows(read_task(record["data"], record["split"], **settings), record["max_rows"], record["task"])
     train = read_task(record["data"], "train", **settings, max_exchanges=1000).spread(max_train_rows)
     references: list[Any] = [rows.references(index) for index in range(len(rows))]
     groups = [rows.group(index) or rows.question(index) for index in range(len(rows))]
@@ -66,7 +66,8 @@ def baselines(record: dict[str, Any], model: Any, processor: Any, max_train_rows
     answers = {"commonest": of_train.most_common(rows), "neighbour": of_train.nearest(rows)}
     if record["task"] == "translate":
         answers["copied"] = [rows.question(index).split("\n")[0] for index in range(len(rows))]
-    return {name: score_task(record["task"], references, said, groups) for name, said in answers.items()}
+    metrics = record.get("metrics", record["task"])
+    return {name: score_task(metrics, references, said, groups) for name, said in answers.items()}
 
 
 def minutes_of(model: str) -> float | None:
@@ -83,7 +84,7 @@ def line_of(line: dict[str, Any]) -> str:
     """A row of the table."""
     parameters = f"{line['parameters'] / 1e6:.1f}" if "parameters" in line else "-"
     minutes = f"{line['minutes']:.0f}" if line["minutes"] is not None else "-"
-    names = TASK_METRICS[line["task"]]
+    names = TASK_METRICS[line.get("metrics", line["task"])]
     told = [spelled({name: line[name] for name in names if name in line})]
     told += [spelled(line["baselines"].get(name, {})) for name in ("commonest", "neighbour", "copied")]
     cells = [line["record"], line["task"], line["pictures"], parameters, minutes, str(line["num_questions"]), *told]

@@ -44,13 +44,18 @@ class StoredPath(str):
 
 
 def open_rows(
-    files: Sequence[Path], split: str | None, wanted: Sequence[str] | None = None, needed: Sequence[str] = ()
+    files: Sequence[Path],
+    split: str | None,
+    wanted: Sequence[str] | None = None,
+    needed: Sequence[str] = (),
+    picture_column: str | None = None,
 ) -> tuple[Iterable[Any], "Places", "HeldPictures"]:
     """The rows of files, where they stand, and the pictures held in them.
 
     Args:
         wanted: columns of tables that are read; None for all.
         needed: of which a table must have one.
+        picture_column: of a table: the column of pictures, where it is not called `image` or `images`; it is then `image`.
     """
     suffix = files[0].suffix.lower()
     if files[0].name in SAVED_BY_DATASETS:
@@ -67,6 +72,9 @@ def open_rows(
         return rows, Places([str(files[0])], [0], lines), HeldPictures(None)
     else:
         raise ValueError(f"`path` must be a file .json, .jsonl or .parquet, or a folder, got {files[0]}. Convert it.")
+    if picture_column in table.column_names and picture_column not in PICTURE_FIELDS:
+        table = table.remove_columns([name for name in PICTURE_FIELDS if name in table.column_names])
+        table = table.rename_column(picture_column, "image")
     columns = [name for name in table.column_names if wanted is None or name in wanted]
     if needed and not set(needed) & set(columns):
         named = " or ".join(f"`{name}`" for name in needed)

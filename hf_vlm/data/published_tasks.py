@@ -23,6 +23,13 @@ def published_rows(path: Path, split: str | None, task: str, columns: Mapping[st
         return _vqav2(*pair)
     if task == "nlvr" and (file := _nlvr2_file(path, split)):
         return _nlvr2(file)
+    if task == "caption" and path.is_dir():
+        found = sorted(path.glob(f"captions_*{split or ''}*.json"))
+        if len(found) > 1:
+            raise ValueError(
+                f"{path} must hold one captions_*.json of the split, got {len(found)}. Name the split or the file."
+            )
+        path = found[0] if found else path
     if path.is_file() and path.suffix.lower() == ".json" and task in ("caption", "vqa"):
         content = _load(path) if _starts_with_brace(path) else None
         if isinstance(content, dict):
@@ -95,13 +102,19 @@ def _nlvr2_file(path: Path, split: str | None) -> Path | None:
     if path.is_file():
         candidates = [path] if path.suffix.lower() in (".json", ".jsonl") else []
     else:
-        candidates = sorted([*path.glob(f"{split or '*'}*.json"), *path.glob(f"{split or '*'}*.jsonl")])
+        candidates = sorted([*path.glob(f"{split or ''}*.json"), *path.glob(f"{split or ''}*.jsonl")])
+    found = []
     for file in candidates:
         with file.open(encoding="utf-8-sig") as stream:
             head = stream.read(4000)
         if head.lstrip().startswith("{") and '"identifier"' in head and '"sentence"' in head:
-            return file
-    return None
+            found.append(file)
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise ValueError(
+            f"{path} must hold one file of the split, got {names}. Name the split, such as `dev`, or the file."
+        )
+    return found[0] if found else None
 
 
 def _nlvr2(file: Path) -> Rows:
@@ -116,7 +129,8 @@ def _nlvr2(file: Path) -> Rows:
             raise ValueError(
                 f"{file}, line {number}: wanted a row of NLVR2, got {line[:60]!r} ({error}). Correct it."
             ) from error
-        pictures = [f"{pair}-img0.png", f"{pair}-img1.png"]
+        folder = f"{row['directory']}/" if row.get("directory") is not None else ""
+        pictures = [f"{folder}{pair}-img0.png", f"{folder}{pair}-img1.png"]
         rows.append({**row, "images": pictures, "id": row["identifier"], "group": row["sentence"]})
         places.append(f"{file}, line {number}")
     return rows, places, file.parent
@@ -135,9 +149,8 @@ def _multi30k_sides(path: Path, split: str | None, columns: Mapping[str, str]) -
 
 
 def _multi30k(folder: Path, split: str, source_file: Path, target_file: Path) -> Rows:
-    names_files = [
-        file for file in (folder / "image_splits" / f"{split}.txt", folder / f"{split}.txt") if file.is_file()
-    ]
+    places = (folder / "image_splits", folder.parent / "image_splits", folder)
+    names_files = [place / f"{split}.txt" for place in places if (place / f"{split}.txt").is_file()]
     sides = [_lines(file) for file in (source_file, target_file, *names_files[:1])]
     if len({len(side) for side in sides}) > 1:
         raise ValueError(

@@ -16,11 +16,13 @@ every task, model and mixture.
 conversations instead. Files are those of `conversations.py` (`save_to_disk`, SPLIT.json, .jsonl, SPLIT/metadata.jsonl, parquet),
 and as published
 
-    caption     captions_*.json: COCO's object of `images` and `annotations` with `caption`
+    caption     captions_*SPLIT*.json: COCO's object of `images` and `annotations` with `caption`
     vqa         *SPLIT*questions.json beside *SPLIT*annotations.json: VQAv2
-                *.json of an object: GQA's (question id -> `question`, `answer`, `imageId`), TextVQA's (`data`)
-    nlvr        SPLIT*.json: NLVR2's lines of `sentence`, `label`, `identifier`; pictures `PAIR-img0.png`, `PAIR-img1.png`
-    translate   SPLIT.en, SPLIT.de, ...: Multi30k's; names of pictures in `image_splits/SPLIT.txt`; `columns` gives the suffixes
+                the file of GQA (question id -> `question`, `answer`, `imageId`) or TextVQA (`data`), given by its name
+    nlvr        SPLIT*.json: NLVR2's lines of `sentence`, `label`, `identifier`; pictures `PAIR-img0.png`, `PAIR-img1.png`,
+                in the folder that `directory` names, where rows of train have it
+    translate   SPLIT.en, SPLIT.de, ...: Multi30k's; names of pictures in `image_splits/SPLIT.txt` there or beside the
+                folder; `columns` gives the suffixes
 
 Sources: Chen et al. 2015 (COCO captions), https://arxiv.org/abs/1504.00325; Goyal et al. 2017 (VQAv2),
     https://arxiv.org/abs/1612.00837; Hudson and Manning 2019 (GQA), https://arxiv.org/abs/1902.09506; Suhr et al. 2019 (NLVR2),
@@ -37,12 +39,14 @@ from typing import Any
 import numpy as np
 
 from hf_vlm.data.conversation_files import (
+    HELD,
     PICTURE_FIELDS,
     ConversationError,
     HeldPictures,
     Texts,
     cut,
     find_layout,
+    has_fields,
     no_layout,
     open_rows,
 )
@@ -115,7 +119,7 @@ def read_task(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"`path` must be a folder or file, got {path}, which does not exist. Check it.")
-    if holds_conversations(path) and not columns and not _is_object(path):
+    if not columns and (has_fields(path) if path.is_file() else holds_conversations(path)):
         rows = read_conversations(path, split, image_folder=image_folder, on_bad_row=on_bad_row)
         return with_prompt(rows, prompt)
     if task == "chat":
@@ -205,8 +209,9 @@ def _conversations(
                 open_one is not None
                 and task == "vqa"
                 and len(open_one.row["messages"]) // 2 < max_exchanges
+                and bool(pictures)
                 and pictures == open_one.row["images"]
-                and (open_one.row["held"] == number or None not in pictures)
+                and (open_one.row["held"] == number or HELD not in pictures)  # all that are held look alike
             )
             if goes_on:
                 assert open_one is not None
@@ -306,7 +311,7 @@ def _messages(question: str, answer: str, num_pictures: int) -> list[dict[str, A
 
 
 def _pictures(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Any]:
-    for column in (columns.get("image"), *PICTURE_FIELDS, "file_name"):
+    for column in (*PICTURE_FIELDS, columns.get("image"), "file_name"):  # a table's column was renamed to `image`
         if column is not None and row.get(column) is not None:
             value = row[column]
             return value if isinstance(value, list) else [value]
@@ -327,23 +332,15 @@ def _open(
     files = [path] if path.is_file() else find_layout(path, split)
     if not files:
         raise no_layout(path, split)
-    rows, places, held = open_rows(files, split)
+    rows, places, held = open_rows(files, split, picture_column=(columns or {}).get("image"))
     return rows, places, held, files[0].parent
 
 
-def _is_object(path: Path) -> bool:
-    """Whether a file .json is one object, as published sets are, and no list of rows."""
-    if not path.is_file() or path.suffix.lower() != ".json":
-        return False
-    with path.open(encoding="utf-8-sig") as file:
-        return file.read(200).lstrip().startswith("{")
-
-
 def _refuse_equal_captions(rows: Conversations, path: Path) -> None:
-    captions = {rows.references(index)[0] for index in range(min(len(rows), 1000))}
-    if len(rows) > 1 and len(captions) == 1:
+    first = text_of(rows.messages(0)[-1])
+    if len(rows) > 1 and all(text_of(rows.messages(index)[-1]) == first for index in range(1, len(rows))):
         raise ValueError(
-            f"{path} must hold captions that differ, got {len(rows)} times {cut(repr(captions.pop()), 60)}, from which nothing "
+            f"{path} must hold captions that differ, got {len(rows)} times {cut(repr(first), 60)}, from which nothing "
             "can be learnt about pictures. Check the column."
         )
 

@@ -193,7 +193,7 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
     if asks:
         check_start_token(model, processor)
     train_rows = [check_rows(rows, processor, asks) for rows in train_rows]
-    validation_rows = {name: check_rows(rows, processor, asks, keep_all=True) for name, rows in validation_rows.items()}
+    validation_rows = {name: check_rows(rows, processor, asks) for name, rows in validation_rows.items()}
     output_dir = Path(arguments.output_dir)
 
     def dataset(rows: Conversations, name: str) -> PictureTextRows:
@@ -266,11 +266,9 @@ def build_model(recipe: PictureTextRecipe, texts: list[str]) -> tuple[Any, Any]:
     return model, processor
 
 
-def check_rows(rows: Conversations, processor: Any, asks: bool, keep_all: bool = False) -> Conversations:
-    """The rows that can be learnt from: a text of words that the tokenizer knows not one of is left out, with a warning.
-
-    Args:
-        keep_all: whether such rows stay, to be scored.
+def check_rows(rows: Conversations, processor: Any, asks: bool) -> Conversations:
+    """The rows that can be learnt from: a text or question of words that the tokenizer knows not one of is left out, with a
+    warning.
 
     Raises:
         ValueError: if a row has not one picture or is too long for the decoder, naming it, or if none is left.
@@ -293,7 +291,7 @@ def check_rows(rows: Conversations, processor: Any, asks: bool, keep_all: bool =
                 f"{rows.sources[index]}: a text of at most {limit} tokens is wanted, got {length} with its end token for "
                 f"{texts[index]!r}. Leave the row out, or raise `model.max_label_length` as far as the decoder has positions."
             )
-        if keep_all or any(token != unknown for token in ids):
+        if all(any(token != unknown for token in side) for side in ([ids, asked] if asks else [ids])):
             kept.append(index)
     if not kept:
         raise ValueError(f"Texts with words that the tokenizer knows are wanted, got none, first in {rows.sources[0]}.")

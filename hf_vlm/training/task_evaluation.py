@@ -162,6 +162,8 @@ def evaluate_task_folders(
     task: str,
     split: str | None = None,
     prompt: str | None = None,
+    columns: dict[str, str] | None = None,
+    image_folder: str | None = None,
     max_rows: int | None = None,
     pictures: PictureMode = "own",
     metrics: str | None = None,
@@ -175,8 +177,8 @@ def evaluate_task_folders(
     Args:
         model: folder or Hub name of a model or an adapter.
         folders: what `read_task` reads.
-        task, split, prompt: as for `read_task`.
-        max_rows: how many rows are asked, spread evenly over the set; None means all.
+        task, split, prompt, columns, image_folder: as for `read_task`.
+        max_rows: how many rows are asked, spread evenly over the set, of statements whole groups; None means all.
         pictures, metrics, batch_size, on_failure, generation: as for `evaluate_rows`.
         record: file for the JSON record, see the module's docstring; with several folders one a line.
 
@@ -188,8 +190,8 @@ def evaluate_task_folders(
     answerer = answerer.to("cuda" if torch.cuda.is_available() else "cpu")
     weights = hash_weights(answerer.state_dict())
     for number, folder in enumerate(folders):
-        rows = read_task(folder, split, task=task, prompt=prompt)
-        rows = rows if max_rows is None else rows.spread(max_rows)
+        rows = read_task(folder, split, task=task, prompt=prompt, columns=columns, image_folder=image_folder)
+        rows = spread_rows(rows, max_rows, task)
         scores = evaluate_rows(
             answerer,
             processor,
@@ -208,12 +210,28 @@ def evaluate_task_folders(
                 "prompt_text": format_prompt(prompt),
                 "max_rows": max_rows,
             }
+            settings |= {"columns": columns, "image_folder": image_folder, "metrics": metrics or task}
             settings |= {"pictures": pictures, "batch_size": batch_size, "decoding": _decoding(answerer, generation)}
             settings["parameters"] = sum(parameter.numel() for parameter in answerer.parameters())
             content = make_record(model, weights, folder, settings, rows, scores)
             with Path(record).open("a" if number else "w", encoding="utf-8") as file:
                 file.write(json.dumps(content, ensure_ascii=False, indent=None if len(folders) > 1 else 1) + "\n")
         yield folder, scores
+
+
+def spread_rows(rows: Conversations, max_rows: int | None, task: str) -> Conversations:
+    """So many rows, spread evenly over the set; of statements the rows of whole groups, as consistency is of those."""
+    if max_rows is None or max_rows >= len(rows):
+        return rows
+    if task != "nlvr":
+        return rows.spread(max_rows)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index in range(len(rows)):
+        groups[rows.group(index) or rows.question(index)].append(index)
+    number = max(1, round(max_rows * len(groups) / len(rows)))
+    chosen = np.unique(np.linspace(0, len(groups) - 1, number).round().astype(int))
+    members = list(groups.values())
+    return rows.select(sorted(index for at in chosen for index in members[at]))
 
 
 def evaluate_rows(

@@ -131,6 +131,43 @@ def test_pictures_held_in_a_table_stay_with_their_questions(tmp_path):
     assert pickle.loads(pickle.dumps(rows)).images(2)[0].size == (4, 4)
 
 
+def test_pictures_stored_in_a_table_are_never_mixed_up(tmp_path):
+    write_pictures(tmp_path, "a.png", "b.png", "c.png")
+    rows = [
+        {
+            "photo": {"bytes": (tmp_path / f"{name}.png").read_bytes(), "path": None},
+            "question": f"q{name}?",
+            "answer": name,
+        }
+        for name in "abc"
+    ]
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(
+        {"photo": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.Value("string")}
+    ))  # fmt: skip
+    table.to_parquet(tmp_path / "train.parquet")
+    for exchanges in (1, 8):
+        read = read_task(tmp_path, "train", task="vqa", columns={"image": "photo"}, max_exchanges=exchanges)
+        assert said(read) == [[f"q{name}?", name] for name in "abc"]
+        assert [read.images(index)[0].getpixel((0, 0))[0] for index in range(3)] == [0, 40, 80]
+
+
+def test_questions_without_pictures_stay_apart(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", {"question": "q1?", "answer": "a1"}, {"question": "q2?", "answer": "a2"})
+    assert said(read_task(tmp_path / "rows.jsonl", task="vqa", max_exchanges=8)) == [["q1?", "a1"], ["q2?", "a2"]]
+
+
+def test_a_list_of_rows_is_read_by_its_name(tmp_path):
+    write_pictures(tmp_path, "a.png")
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "a.png", "question": "q?", "answer": "a"}]))
+    assert said(read_task(tmp_path / "rows.json", task="vqa")) == [["q?", "a"]]
+
+
+def test_one_pictures_different_captions_are_fine_to_learn(tmp_path):
+    write_pictures(tmp_path, "a.png")
+    write_lines(tmp_path / "rows.jsonl", {"image": "a.png", "captions": ["A dog.", "Dog."]})
+    assert len(read_task(tmp_path / "rows.jsonl", task="caption", every_answer=True)) == 2
+
+
 def test_several_answers_give_the_commonest_and_all_as_references(tmp_path):
     write_pictures(tmp_path, "a.png")
     write_lines(tmp_path / "rows.jsonl", {"image": "a.png", "question": "q?", "answers": ["x", "y", "y", "z"]})
@@ -231,7 +268,7 @@ def test_coco_captions_are_read(tmp_path):
         ],
     }
     (tmp_path / "captions_val.json").write_text(json.dumps(content))
-    rows = read_task(tmp_path / "captions_val.json", task="caption", image_folder=tmp_path / "val")
+    rows = read_task(tmp_path, "val", task="caption", image_folder=tmp_path / "val")
     assert [rows.references(index) for index in range(2)] == [["A dog.", "Dog."], ["A cat."]]
     assert rows.images(1)[0].getpixel((0, 0))[0] > 20 and rows.name(0) == "7"
 
@@ -277,6 +314,11 @@ def test_nlvr2_is_read(tmp_path):
     assert [read.references(index) for index in range(2)] == [["true"], ["false"]]
     assert [picture.getpixel((0, 0))[0] for picture in read.images(0)] == [0, 40]
     assert read.group(0) == "Two dogs." and read.name(1) == "dev-1-0-1"
+    write_pictures(tmp_path / "dev" / "7", "dev-1-0-img0.png", "dev-1-0-img1.png")
+    (tmp_path / "train.json").write_text(json.dumps(rows[0] | {"directory": 7}) + "\n")
+    assert read_task(tmp_path, "train", task="nlvr", image_folder=tmp_path / "dev").num_images(0) == 2
+    with pytest.raises(ValueError, match="must hold one file of the split, got dev.json, train.json"):
+        read_task(tmp_path, task="nlvr", image_folder=tmp_path / "dev")
 
 
 def test_multi30k_is_read(tmp_path):
@@ -290,6 +332,15 @@ def test_multi30k_is_read(tmp_path):
     rows = read_task(tmp_path, "val", image_folder=tmp_path / "images", **settings)
     assert said(rows) == [["A dog.", "Ein Hund."], ["A cat.", "Eine Katze."]]
     assert rows.images(1)[0].getpixel((0, 0))[0] == 40 and rows.sources[1].endswith("line 2")
+    (tmp_path / "raw").mkdir()
+    for file in ("val.en.gz", "val.de"):
+        (tmp_path / file).rename(
+            tmp_path / "raw" / file
+        )  # as the release has it: the lists of pictures beside the folder
+    rows = read_task(tmp_path / "raw", "val", image_folder=tmp_path / "images", **settings)
+    assert rows.num_images(0) == 1
+    for file in ("val.en.gz", "val.de"):
+        (tmp_path / "raw" / file).rename(tmp_path / file)
     (tmp_path / "val.de").write_text("Ein Hund.\n")
     with pytest.raises(ValueError, match="must have as many lines, got 2, 1, 2"):
         read_task(tmp_path, "val", image_folder=tmp_path / "images", **settings)

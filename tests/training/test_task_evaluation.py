@@ -11,7 +11,14 @@ from hf_vlm.cli import main
 from hf_vlm.data.task_rows import read_task
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.conversation_evaluation import load_visual_chat
-from hf_vlm.training.task_evaluation import architecture_of, check_pair, data_hash, evaluate_rows, load_answerer
+from hf_vlm.training.task_evaluation import (
+    architecture_of,
+    check_pair,
+    data_hash,
+    evaluate_rows,
+    load_answerer,
+    spread_rows,
+)
 from tests.models.trocr.tiny_models import tiny_reader
 from tests.tiny_chat import COLOURS, chat_folder, coloured
 
@@ -45,6 +52,7 @@ def test_record_holds_all_that_the_score_depends_on(chat_folder, questions, tmp_
                                                                          ["something else", "nothing"]]  # fmt: skip
     assert record["vqa_accuracy"] == pytest.approx(2 / 3) and record["by_kind"][names[0][0]]["vqa_accuracy"] == 1
     assert record["decoding"]["max_new_tokens"] == 9 and record["decoding"]["do_sample"] is False
+    assert record["metrics"] == "vqa" and record["columns"] == {}
     assert (record["prompt"], record["prompt_text"], record["pictures"], record["batch_size"]) == ("none", "", "own", 2)
     assert torch.__version__.startswith(record["versions"]["torch"]) and record["model"] == chat_folder
     model, _ = load_visual_chat(chat_folder)
@@ -95,6 +103,36 @@ def test_broken_picture_costs_its_row_only(chat_folder, questions, tmp_path, cap
         (questions.parent / f"{name}.png").write_bytes(b"no picture")
     assert run(chat_folder, questions) == 1
     assert "Pictures that can be read are wanted, got none" in capsys.readouterr().err
+
+
+def test_statements_are_asked_in_whole_groups(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"images": ["a.png", "a.png"], "sentence": f"s{at % 5}", "label": at < 10} for at in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_task(tmp_path / "rows.jsonl", task="nlvr")
+    chosen = spread_rows(read, 8, "nlvr")
+    groups = [chosen.group(index) for index in range(len(chosen))]
+    assert len(groups) == 8 and {groups.count(group) for group in groups} == {4}
+    assert len(spread_rows(read, 7, "vqa")) == 7 and spread_rows(read, None, "nlvr") is read
+
+
+def test_columns_and_picture_folder_are_those_of_the_recipe(chat_folder, questions, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    row = {"photo": "red.png", "ask": "colours?", "reply": "red"}
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    options = [
+        "--columns",
+        "image=photo",
+        "question=ask",
+        "answer=reply",
+        "--image-folder",
+        str(questions.parent),
+        "--json",
+    ]
+    assert run(chat_folder, tmp_path / "elsewhere" / "rows.jsonl", *options) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["answers"] == ["red"]
+    assert run(chat_folder, questions, "--columns", "question") == 1
+    assert "`--columns` wants NAME=COLUMN" in capsys.readouterr().err
 
 
 def test_other_metrics_can_be_asked_for(chat_folder, questions, capsys):

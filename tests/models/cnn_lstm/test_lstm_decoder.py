@@ -162,6 +162,31 @@ def test_a_word_is_predicted_without_seeing_it_or_what_follows():
         assert (before[4:] - after[4:]).abs().amax(dim=-1).min() > 1e-5
 
 
+@pytest.mark.parametrize(
+    ("attention", "shapes"),
+    [
+        ("none", [(2, 5, 16), (2, 16), (2, 5, 16)]),  # words, the picture as one, the LSTM's outputs
+        ("additive", [(2, 5, 16), (2, 5, 16), (2, 5, 16)]),  # words, the LSTM's outputs, what is made of all
+    ],
+)
+def test_dropout_lies_before_and_behind_the_lstm(attention, shapes):
+    model, dropped = tiny_captioner(attention), []
+    whole = model(image_features=features(), decoder_input_ids=TOKENS).logits
+    for call in range(3):
+
+        def drop_one(module, inputs, output, call=call):
+            dropped.append(tuple(output.shape))
+            return torch.zeros_like(output) if len(dropped) == call + 1 else output
+
+        dropped.clear()
+        hook = model.decoder.dropout.register_forward_hook(drop_one)
+        assert not torch.equal(model(image_features=features(), decoder_input_ids=TOKENS).logits, whole)
+        assert dropped == shapes
+        hook.remove()
+    between = tiny_captioner(attention, num_hidden_layers=2, dropout=0.25).decoder.lstm.dropout
+    assert (between, model.decoder.lstm.dropout) == (0.25, 0.0)
+
+
 def test_regulariser_is_the_sum_over_places_of_what_is_missing_to_one_look():
     attentions = torch.tensor(
         [[[0.5, 0.5, 0.0], [0.2, 0.2, 0.6], [0.1, 0.1, 0.8]], [[1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]]]
