@@ -255,8 +255,8 @@ class PictureTextProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a model takes."""
-        return [*self.image_processor.model_input_names, *(["decoder_input_ids"] * self.takes_prompt), "labels"]
+        """What a model takes of pictures and texts; a prompt adds `decoder_input_ids`."""
+        return [*self.image_processor.model_input_names, "labels"]
 
 
 def _padded(rows: list[list[int]], filling: int) -> torch.Tensor:
