@@ -79,7 +79,7 @@ def test_recipe_trains_and_its_task_is_evaluated(recipe, folder, tmp_path, capsy
     assert saved["task"] == task and saved["architecture"] in recipe.replace("-", "_")
     options = ["--max-new-tokens", "8", "--max-rows", "6"]
     record, told = evaluate(run, folder / data, task, *options, capsys=capsys)
-    expected = {"chat": 4}.get(task, 6)
+    expected = {"chat": 4, "nlvr": 8}.get(task, 6)  # there are four conversations; statements come in groups of four
     assert record["num_questions"] == len(record["examples"]) == expected
     assert main_score in record and main_score.replace("_", " ") in told
     assert record["task"] == task and record["decoding"]["max_new_tokens"] == 8 and record["pictures"] == "own"
