@@ -64,9 +64,8 @@ def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
         logger.warning("Going on from %s.", checkpoint)
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
-        written = (
-            output_dir / "recipe.yaml.partial"
-        )  # put in place whole: other processes may be reading the one before
+        # Put in place whole: other processes may be reading the one before.
+        written = output_dir / "recipe.yaml.partial"
         written.write_text(yaml.safe_dump(recipe.to_dict(), allow_unicode=True, sort_keys=False), encoding="utf-8")
         written.replace(output_dir / "recipe.yaml")
         report = getattr(trainer.model, "weight_report", None)
