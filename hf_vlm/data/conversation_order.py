@@ -85,6 +85,20 @@ def _sorted_batches(rows: np.ndarray, lengths: np.ndarray, size: int) -> np.ndar
     return rows[np.lexsort((-lengths[rows], sorted_together))].reshape(num_batches, size)
 
 
+def weighted_rows(num_rows: int, weight: float, *, seed: int, source: int) -> np.ndarray:
+    """Which rows of a set come in a pass over a mixture, int64: all of them as often as the weight's whole part says, and of the
+    rest a share that the seed chooses.
+
+    Args:
+        weight: above 0; 2.5 is twice, and every second row once more.
+        source: the set's number in the mixture.
+    """
+    whole = int(weight)
+    shuffled = np.random.default_rng([seed, source]).permutation(num_rows)
+    once_more = np.sort(shuffled[: round((weight - whole) * num_rows)])
+    return np.concatenate([np.tile(np.arange(num_rows), whole), once_more]).astype(np.int64)
+
+
 def pack(
     lengths: np.ndarray,
     order: np.ndarray,

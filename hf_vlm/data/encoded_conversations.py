@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from hf_vlm.data.caption_requests import with_caption_request
+from hf_vlm.data.conversation_order import weighted_rows
 from hf_vlm.data.conversations import Conversations
 
 logger = logging.getLogger(__name__)
@@ -148,11 +149,8 @@ class JoinedConversations(Sequence[dict[str, Any]]):
         self._starts = np.concatenate([[0], np.cumsum([len(of_set) for of_set in sets])])
         chosen = []
         for index, weight in enumerate(weights if weights is not None else [1.0] * len(sets)):
-            number, whole = len(self.sets[index]), int(weight)
-            shuffled = np.random.default_rng([seed, index]).permutation(number)
-            once_more = np.sort(shuffled[: round((weight - whole) * number)])
-            chosen.append(self._starts[index] + np.concatenate([np.tile(np.arange(number), whole), once_more]))
-        self._rows = np.concatenate(chosen).astype(np.int64)
+            chosen.append(self._starts[index] + weighted_rows(len(self.sets[index]), weight, seed=seed, source=index))
+        self._rows = np.concatenate(chosen)
         self.lengths, self.num_images, self.num_learnt = (
             np.concatenate([getattr(of_set, name) for of_set in sets])[self._rows]
             for name in ("lengths", "num_images", "num_learnt")

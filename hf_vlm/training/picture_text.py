@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import Trainer, set_seed
 
 from hf_vlm.data.collators import LineCollator
+from hf_vlm.data.conversation_order import weighted_rows
 from hf_vlm.data.conversations import Conversations, text_of
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.cnn_lstm import assembly as cnn_lstm_assembly
@@ -207,11 +208,8 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
     sets: list[Dataset] = []
     for index, (source, rows) in enumerate(zip(recipe.data.train, train_rows, strict=True)):
         of_source = dataset(rows, f"train-{index}")
-        sets += [of_source] * int(source.weight)
-        once_more = round((source.weight - int(source.weight)) * len(rows))
-        if once_more:
-            chosen = np.random.default_rng([arguments.seed, index]).permutation(len(rows))[:once_more]
-            sets.append(Subset(of_source, chosen.tolist()))
+        chosen = weighted_rows(len(rows), source.weight, seed=arguments.seed, source=index)
+        sets.append(Subset(of_source, chosen.tolist()))
     validation = {name: dataset(rows, f"validation-{name}") for name, rows in validation_rows.items()}
     joined: ConcatDataset = ConcatDataset(sets)
     logger.warning("%d rows to learn from, %d for validation.", len(joined), sum(map(len, validation.values())))

@@ -377,20 +377,11 @@ def _answer_by_decoder(
         inputs = processor(images=pictures, return_tensors="pt", **prompt).to(model.device)
         begun = inputs["decoder_input_ids"].shape[1] if asks else 0
         with torch.inference_mode():
-            token_ids = model.generate(**inputs, **{**generation, **_room(model, begun, generation)})
+            token_ids = model.generate(**inputs, **generation)
         said = processor.batch_decode(token_ids[:, begun:], skip_special_tokens=True)
         for index, text in zip(indices, said, strict=True):
             answers[index] = text.strip()
     return answers
-
-
-def _room(model: Any, begun: int, generation: dict[str, Any]) -> dict[str, int]:
-    """The new tokens that the decoder has positions for behind a question, where that is fewer than are allowed."""
-    positions = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
-    allowed = generation.get("max_new_tokens", model.generation_config.max_new_tokens)
-    if not begun or positions is None or (allowed is not None and begun + allowed <= positions):
-        return {}
-    return {"max_new_tokens": max(1, positions - begun)}
 
 
 def check_start_token(model: Any, processor: Any) -> None:

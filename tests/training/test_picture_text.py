@@ -40,9 +40,8 @@ def weights_of(trainer):
 
 def test_captioner_learns_its_captions_and_the_best_is_kept(folder, tmp_path):
     """Of the colours' captions either is right; the score is that of what `generate` writes."""
-    overrides = ["training.max_steps=60", "training.learning_rate=2e-2", "training.eval_steps=30", "training.save_steps=30",
-                 "model.min_word_count=1", "parts.train=[vision, projector, decoder]", "data.features_folder=null",
-                 "generation.num_beams=1"]  # fmt: skip
+    overrides = ["training.max_steps=120", "training.learning_rate=1e-2", "training.eval_steps=60", "training.save_steps=60",
+                 "model.min_word_count=1", "generation.num_beams=1"]  # fmt: skip
     trainer = train(recipe_for("caption-cnn-lstm", folder, tmp_path / "run", *overrides))
     rows = read_task(folder / "photo_captions", "validation", task="caption")
     scores = evaluate_rows(trainer.model, trainer.processing_class, rows, task="caption")
@@ -57,10 +56,8 @@ def test_captioner_learns_its_captions_and_the_best_is_kept(folder, tmp_path):
 
 def test_features_computed_once_train_to_the_same_weights(folder, tmp_path):
     overrides = ["training.max_steps=4", "training.eval_strategy='no'", "training.load_best_model_at_end=false"]
-    overrides += [
-        "training.optim=sgd",
-        "training.learning_rate=1.0",
-    ]  # Adam makes steps of rounding where gradients are tiny
+    # Adam makes steps of rounding where gradients are tiny.
+    overrides += ["training.optim=sgd", "training.learning_rate=1.0"]
     with_features = train(recipe_for("caption-cnn-lstm", folder, tmp_path / "one", *overrides))
     direct = train(recipe_for("caption-cnn-lstm", folder, tmp_path / "two", *overrides, "data.features_folder=null"))
     for name, tensor in weights_of(direct).items():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTImageProcessor
 
@@ -58,6 +59,7 @@ def write_task_sets(folder: Path) -> Path:
 
 def write_decoder_parts(folder: Path) -> Path:
     """`efficientnet-lite0` and `dinov2-small`, both a ResNet, and `minilm`, a BERT of characters: random and tiny."""
+    torch.manual_seed(0)
     for name in ("efficientnet-lite0", "dinov2-small"):
         ResNetModel(
             ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")

@@ -198,7 +198,7 @@ class CnnLstmDecoder(nn.Module):
             state = self._first_state(reading, words)
         num_tokens = state.num_tokens + token_ids.shape[1]
         if not self.looks_again:
-            output, (hidden, cell) = self._run(words, state.hidden, state.cell)
+            output, (hidden, cell) = self.lstm(words, (state.hidden, state.cell))
             return DecoderOutput(self.output(self.dropout(output)), LstmState(hidden, cell, num_tokens))
 
         assert state.features is not None and state.keys is not None
@@ -206,7 +206,7 @@ class CnnLstmDecoder(nn.Module):
         outputs, views, attentions = [], [], []
         for word in words.unbind(dim=1):
             view, weights = self.attention(hidden[-1], state.features, state.keys)
-            output, (hidden, cell) = self._run(torch.cat((word, view), dim=-1)[:, None], hidden, cell)
+            output, (hidden, cell) = self.lstm(torch.cat((word, view), dim=-1)[:, None], (hidden, cell))
             outputs.append(output)
             views.append(view)
             attentions.append(weights)
@@ -224,14 +224,8 @@ class CnnLstmDecoder(nn.Module):
             return LstmState(reading.hidden, reading.cell, features=reading.features, keys=reading.keys)
         assert reading.first_input is not None
         zeros = words.new_zeros(self.num_layers, len(words), self.hidden_size)
-        picture = self.dropout(reading.first_input)[:, None].to(words.dtype)
-        return LstmState(*self._run(picture, zeros, zeros)[1])
-
-    def _run(
-        self, inputs: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """The LSTM over float (batch, tokens, width); under autocast states come in another precision than words."""
-        return self.lstm(inputs, (hidden.to(inputs.dtype), cell.to(inputs.dtype)))
+        picture = self.dropout(reading.first_input)[:, None]
+        return LstmState(*self.lstm(picture, (zeros, zeros))[1])
 
     def _gather_weights(self) -> None:
         """Put the LSTM's weights beside each other in memory, as cuDNN wants them, where loading scattered them."""
