@@ -24,7 +24,7 @@ def published_rows(path: Path, split: str | None, task: str, columns: Mapping[st
     if task == "nlvr" and (file := _nlvr2_file(path, split)):
         return _nlvr2(file)
     if task == "caption" and path.is_dir():
-        found = sorted(path.glob(f"captions_*{split or ''}*.json"))
+        found = sorted(path.glob(f"captions_*{split}*.json" if split else "captions_*.json"))
         if len(found) > 1:
             raise ValueError(
                 f"{path} must hold one captions_*.json of the split, got {len(found)}. Name the split or the file."

@@ -52,6 +52,10 @@ def test_captions_are_rows_of_their_own_for_training(captions):
     assert rows.sources[1].endswith("metadata.jsonl, line 1, answer 1")
 
 
+def test_captions_without_a_split_are_read(captions):
+    assert len(read_task(captions / "train", task="caption")) == 2
+
+
 def test_captions_of_a_picture_never_share_a_conversation(captions):
     assert len(read_task(captions, "train", task="caption", every_answer=True, max_exchanges=8)) == 3
 
@@ -268,7 +272,8 @@ def test_coco_captions_are_read(tmp_path):
         ],
     }
     (tmp_path / "captions_val.json").write_text(json.dumps(content))
-    rows = read_task(tmp_path, "val", task="caption", image_folder=tmp_path / "val")
+    for split in (None, "val"):
+        rows = read_task(tmp_path, split, task="caption", image_folder=tmp_path / "val")
     assert [rows.references(index) for index in range(2)] == [["A dog.", "Dog."], ["A cat."]]
     assert rows.images(1)[0].getpixel((0, 0))[0] > 20 and rows.name(0) == "7"
 
