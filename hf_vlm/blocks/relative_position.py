@@ -96,12 +96,12 @@ class RelativePositionBias(nn.Module):
             index: int64 (tokens, tokens), from `relative_position_index`.
             resampled_to: (rows, columns) that the table is to be stretched to before `index` reads it.
 
-        Returns: float (1, heads, tokens, tokens).
+        Returns: float (1, heads, tokens, tokens), contiguous.
         """
         table: torch.Tensor = self.table
         if resampled_to is not None:
             table = resample_relative_table(table, resampled_to, self.window, self.resampling)
-        return table[index].permute(2, 0, 1)[None]
+        return table[index].permute(2, 0, 1)[None].contiguous()  # as a GPU's fused kernels take it
 
     @torch.no_grad()
     def resize(self, window: tuple[int, int]) -> None:

@@ -119,6 +119,7 @@ def main() -> None:
 
     figures = {"environment": environment(arguments), "cases": []}
     for name in arguments.shape:
+        torch.compiler.reset()  # else sizes that differ from the last shape's are compiled as symbols, for minutes
         runs: dict[str, Callable[[], Any]] = {}
         for setting in ("default", "compiled")[: 1 + arguments.compile]:
             for whose, model in build_models(name).items():

@@ -64,3 +64,7 @@ def test_resize_equals_resampling_at_run_time() -> None:
     bias.resize((2, 5))
     assert bias.window == (2, 5)
     assert torch.equal(bias(index), expected)
+
+
+def test_bias_is_contiguous_as_fused_kernels_of_a_gpu_need_it() -> None:
+    assert RelativePositionBias((2, 3), num_heads=2)(relative_position_index((2, 3))).is_contiguous()

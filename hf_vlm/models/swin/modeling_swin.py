@@ -8,8 +8,8 @@ pixel_values float (batch, channels, height, width)
 
 Its cost grows with the picture's area, not with the area's square: each patch meets those of its window only (eq. 2).
 
-For pictures of several sizes compile with `torch.compile(model, dynamic=False)`, one graph a size: the sizes of maps and
-windows as symbols cost the compiler minutes.
+For pictures of several sizes, or after a model of another size in the same process, compile with `torch.compile(model,
+dynamic=False)`, one graph a size: the sizes of maps and windows as symbols cost the compiler minutes.
 
 Differs from the home implementation in four ways: drop path acts on both branches of a layer, as in the paper's code; a map
 smaller than the window is one window, whose bias is the middle of the table, where the reference fails; windows need not be

@@ -370,11 +370,14 @@ class RecordedSteps:
     def _record(self, decoder: TrOCREncoderDecoderForCausalLM) -> torch.cuda.CUDAGraph:
         warm_up = torch.cuda.Stream()
         warm_up.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm_up):  # kernels are chosen and workspaces made outside the recording
+        with torch.cuda.stream(warm_up):  # kernels are chosen outside the recording
             self.step(decoder)
         torch.cuda.current_stream().wait_stream(warm_up)
         graph = torch.cuda.CUDAGraph()
+        # cuBLAS keeps a workspace a stream, and whoever compiles with CUDA graphs frees all of them: one that was made before the
+        # recording would be gone when it is played back. On a stream of its own the recording makes one in its own memory.
+        recording = torch.cuda.Stream(priority=-1)
         # Other threads, such as one that pins the next batch, may go on; torch's own stream for recordings is of one device.
-        with torch.cuda.graph(graph, stream=warm_up, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=recording, capture_error_mode="thread_local"):
             self.step(decoder)
         return graph

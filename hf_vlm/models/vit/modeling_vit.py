@@ -267,8 +267,12 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         hidden_states = self.embeddings(
             pixel_values, pixel_mask, bool_masked_pos, visible_patches, interpolate_pos_encoding
         )
-        token_mask = self.patch_mask(pixel_mask) if pixel_mask is not None else None
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
+        token_mask = attention_mask = None
+        # Without padding no mask is made, not even asked for: torch before 2.14 would compile one that is True all over, and
+        # with it a GPU's slowest attention.
+        if pixel_mask is not None:
+            token_mask = self.patch_mask(pixel_mask)
+            attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
 
         height, width = pixel_values.shape[-2:]
         biases = self._position_biases(height, width, interpolate_pos_encoding)

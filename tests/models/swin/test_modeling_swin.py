@@ -158,8 +158,33 @@ def test_compiled_whole_gives_the_same() -> None:
     model = tiny_swin(window_size=3)
     pixel_values = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
         torch.testing.assert_close(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
+def test_every_window_meets_a_bias_that_fused_kernels_of_a_gpu_take(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend, strides = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noting(*args, attn_mask, **kwargs):
+        strides.append(attn_mask.stride(-1))
+        return attend(*args, attn_mask=attn_mask, **kwargs)
+
+    def noting_graph(graph, example_inputs):
+        masks = [node.kwargs["attn_mask"] for node in graph.graph.nodes if node.target is attend]
+        strides.extend(mask.meta["example_value"].stride(-1) for mask in masks)
+        return graph.forward
+
+    model = tiny_swin(attn_implementation="sdpa")
+    if compiled:
+        model = torch.compile(model, backend=noting_graph, dynamic=False)
+    else:
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    model(torch.randn(1, 3, 32, 32))
+    assert len(strides) >= 4 and set(strides) == {1}
 
 
 @torch.no_grad()

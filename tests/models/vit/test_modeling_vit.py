@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -387,6 +389,23 @@ def test_compiled_whole_gives_the_same(name: str) -> None:
     pixel_values = torch.randn(2, 1, 16, 64)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+
+
+@torch.no_grad()
+def test_compiled_attends_without_a_mask_when_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What compilers of torch before 2.14 put in place of `torch.compiler.is_exporting()`.
+    monkeypatch.setattr("transformers.masking_utils.is_torchdynamo_exporting", lambda: True)
+    model = tiny_model(num_hidden_layers=2, attn_implementation="sdpa")
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compile(model, backend=keep)(torch.randn(2, 1, 16, 64))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    masks = [node.kwargs["attn_mask"] for graph in graphs for node in graph.graph.nodes if node.target is sdpa]
+    assert len(graphs) == 1 and masks == [None, None]
 
 
 @pytest.mark.parametrize(
