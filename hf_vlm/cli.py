@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_vlm.cli_options import command_line
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -23,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a file's name may be in another encoding than the terminal's
-    parser = _parser()
+    parser = command_line()
     options, rest = parser.parse_known_args(arguments)
     if any(argument.startswith("-") for argument in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     # argparse leaves over what follows an option, as in `read a.png --json b.png`
     getattr(options, options.list_name).extend(rest)
     try:
-        return options.command(options)
+        return _COMMANDS[options.command](options)
     except (ValueError, OSError, ImportError) as error:
         if options.traceback:
             raise
@@ -40,224 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback:
             raise
         print(
-            "hf-vlm: stopped. What was written stays; training, pages read into a folder, and token caches go on from there.",
+            "hf-vlm: stopped. What was written stays; training, pages read into a folder, token caches, and data that a teacher "
+            "makes go on from there.",
             file=sys.stderr,
         )
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hf-vlm", description="Read, train and evaluate models of pictures and text.")
-    parser.add_argument("--traceback", action="store_true", help="on an error show where in the code it came up")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    read = commands.add_parser("read", help="print the text in pictures of lines, or of whole pages")
-    read.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures")
-    read.add_argument(
-        "--page", action="store_true", help="the pictures are whole pages, upright and of one column: find their lines"
-    )
-    read.add_argument("--model", help="folder or Hub name; by default the model that comes with hf-vlm")
-    read.add_argument(
-        "--format",
-        choices=("text", "json", "page", "alto"),
-        default="text",
-        help="default text; page (PAGE XML) and alto are files of whole pages, for --page and --out",
-    )
-    read.add_argument(
-        "--json",
-        action="store_const",
-        const="json",
-        dest="format",
-        help="--format json: one object a picture, with scores, word confidences and, of pages, places",
-    )
-    read.add_argument(
-        "--out",
-        help="folder for one file a page, those that are there being left alone; with --below a new CSV file",
-    )
-    read.add_argument(
-        "--below",
-        type=float,
-        help="list lines whose score in [0, 1] is below this in --out, beside their pictures, to correct and train on",
-    )
-    read.add_argument("--num-beams", type=_positive, help="beams in the search; 1 is greedy, default: the model's own")
-    read.add_argument("--batch-size", type=_positive, default=16, help="lines at a time, default 16")
-    read.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "int8"),
-        default="float32",
-        help="of the computation, default float32; int8 is for CPUs: quicker, and reads nearly the same",
-    )
-    read.add_argument("--abstain-below", type=float, help="give no text where the score in [0, 1] is below this")
-    read.set_defaults(command=_read, list_name="images")
-
-    explain = commands.add_parser("explain", help="draw what a vision transformer looks at in pictures")
-    explain.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures")
-    explain.add_argument(
-        "--model",
-        help="folder or Hub name: vision model, image classifier, or a model that has one; default as for read",
-    )
-    explain.add_argument("--out", default=".", metavar="FOLDER", help="where to write the sheets, default here")
-    explain.add_argument("--json", action="store_true", help="one JSON object a picture, with its attention rollout")
-    explain.set_defaults(command=_explain, list_name="images")
-
-    tokenize = commands.add_parser(
-        "tokenize", help="make codes of pictures with a visual tokenizer, in a token cache; and pictures of codes"
-    )
-    tokenize.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="picture file, or folder of pictures; with --decode one token cache"
-    )
-    tokenize.add_argument("--model", required=True, help="folder or Hub name of a VQ-VAE or discrete VAE")
-    tokenize.add_argument(
-        "--out",
-        required=True,
-        metavar="FOLDER",
-        help="the token cache, pictures in it being passed over; with --decode a new folder for one PNG a picture",
-    )
-    tokenize.add_argument("--decode", action="store_true", help="make pictures of the codes in a token cache")
-    tokenize.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
-    tokenize.add_argument("--json", action="store_true", help="one JSON object a picture")
-    tokenize.set_defaults(command=_tokenize, list_name="images")
-
-    train = commands.add_parser("train", help="train by a recipe; an interrupted run goes on where it stopped")
-    train.add_argument("recipe", help="YAML file, or the name of a shipped recipe")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.learning_rate=1e-4")
-    train.add_argument("--dry-run", action="store_true", help="check all, show the first batch, memory, and stop")
-    train.add_argument("--no-resume", action="store_true", help="start anew even if the output folder has checkpoints")
-    train.set_defaults(command=_train, list_name="overrides")
-
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a model on data with known answers: a task, lines, pictures with labels, a tokenizer on pictures",
-    )
-    evaluate.add_argument("model", help="folder or Hub name, of any model of hf-vlm, or of an adapter")
-    evaluate.add_argument(
-        "data",
-        nargs="+",
-        help="what the task's recipe reads; else lines with `image` and `text`, pictures with `label`, or conversations",
-    )
-    evaluate.add_argument("--split", help="split of the data, such as validation")
-    evaluate.add_argument(
-        "--task",
-        choices=("caption", "ocr", "vqa", "nlvr", "translate", "chat"),
-        help="what is measured; default: chat for a LLaVA, caption for a CNN + LSTM",
-    )
-    evaluate.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="of a task: columns called otherwise, as the recipe's",
-    )
-    evaluate.add_argument("--image-folder", metavar="FOLDER", help="of a task: where pictures with names lie")
-    evaluate.add_argument("--prompt", help="preset of hf_vlm.data.format_prompts, or a text, as the recipe's `prompt`")
-    evaluate.add_argument(
-        "--pictures",
-        choices=("own", "none", "other"),
-        default="own",
-        help="of a task: show each row's own, none (what the words alone give away), or those of another row",
-    )
-    evaluate.add_argument("--metrics", choices=("yes-no", "option"), help="of a task: for answers of that form")
-    evaluate.add_argument("--max-rows", type=_positive, help="of a task: ask so many, spread evenly; default all")
-    evaluate.add_argument("--max-new-tokens", type=_positive, help="longest answer; default: the model's own")
-    evaluate.add_argument("--record", metavar="FILE", help="of a task: JSON file for settings, hashes and every answer")
-    evaluate.add_argument("--ignore-case", action="store_true", help="of lines: fold case before scoring")
-    evaluate.add_argument("--num-beams", type=_positive, help="beams in the search; default: the model's own")
-    evaluate.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
-    evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every prediction")
-    evaluate.set_defaults(command=_evaluate, list_name="data")
-
-    audit = commands.add_parser(
-        "audit", help="tell whether lines or conversations can be learnt from: every fault with its file and row"
-    )
-    audit.add_argument(
-        "data",
-        nargs="+",
-        help="folder or file of lines with `image` and `text`, or of conversations: `messages` and `images`, LLaVA's JSON",
-    )
-    audit.add_argument("--split", action="append", help="split of the data, may be repeated; default: all usual ones")
-    audit.add_argument(
-        "--model",
-        help="whose tokenizer must write the texts; by default for lines the model that comes with hf-vlm, and none for "
-        "conversations, whose tokens are then not counted",
-    )
-    audit.add_argument(
-        "--image-folder", metavar="FOLDER", help="of conversations: where their pictures are, default: beside the file"
-    )
-    audit.add_argument("--max-length", type=_positive, help="of conversations: the most tokens, for --model")
-    audit.add_argument("--json", action="store_true", help="one JSON object a data set, with every fault")
-    audit.set_defaults(command=_audit, list_name="data")
-
-    extend = commands.add_parser(
-        "extend-alphabet", help="give a model the characters of your texts that it cannot write yet, to be learnt"
-    )
-    extend.add_argument("data", nargs="*", metavar="DATA", help="folder or file of lines with `image` and `text`")
-    extend.add_argument("--split", action="append", help="split of the data, may be repeated; default: all usual ones")
-    extend.add_argument("--texts", metavar="FILE", help="UTF-8 file of texts, besides or instead of DATA")
-    extend.add_argument("--characters", default="", help="characters by themselves, such as ąćęł")
-    extend.add_argument("--model", help="folder or Hub name; by default the model that comes with hf-vlm")
-    extend.add_argument("--out", required=True, metavar="FOLDER", help="where to save the extended model")
-    extend.add_argument("--json", action="store_true", help="one JSON object, with every character")
-    extend.set_defaults(command=_extend_alphabet, list_name="data")
-
-    chat = commands.add_parser("chat", help="ask a model about pictures, in a conversation; answers stream")
-    chat.add_argument("model", help="folder or Hub name of a model of pictures and text, or of an adapter to one")
-    chat.add_argument(
-        "--image",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PATH",
-        help="files or URLs of pictures to show with the first question",
-    )
-    chat.add_argument(
-        "--question",
-        metavar="TEXT",
-        help="ask only this; without it lines are read, from a terminal (`/help` lists commands) or a pipe, one question each",
-    )
-    chat.add_argument(
-        "--system", metavar="TEXT", help="system text, where the model's chat template has a place for it"
-    )
-    chat.add_argument("--max-new-tokens", type=_positive, metavar="N", help="longest answer in tokens")
-    chat.add_argument(
-        "--temperature",
-        type=_not_negative,
-        metavar="T",
-        help="draw words at random, more evenly above 1; 0: the likeliest",
-    )
-    chat.add_argument("--json", action="store_true", help="one JSON object an answer, when it is whole")
-    chat.set_defaults(command=_chat, list_name="image")
-
-    merge = commands.add_parser(
-        "merge", help="add a LoRA adapter to its base's weights: one whole model, with processor"
-    )
-    merge.add_argument("adapter", nargs=1, metavar="ADAPTER", help="folder or Hub name of the adapter")
-    merge.add_argument("--out", required=True, metavar="FOLDER", help="where to save the merged model")
-    merge.add_argument("--base", help="folder or Hub name of the base; by default the one that the adapter names")
-    merge.set_defaults(command=_merge, list_name="adapter")
-
-    show = commands.add_parser(
-        "show", help="write a page about a training run: curves, answers, errors, attention, what is learnt"
-    )
-    show.add_argument("run", nargs=1, metavar="RUN", help="folder of the run, its recipe's `training.output_dir`")
-    show.add_argument("--out", metavar="FILE", help="HTML file to write, default RUN/report.html")
-    show.add_argument("--samples", type=_positive, default=12, metavar="N", help="answers to show, default 12")
-    show.add_argument("--json", action="store_true", help="one JSON object: the file, and what is in it in numbers")
-    show.set_defaults(command=_show, list_name="run")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"a number of at least 1 is wanted, got {number}")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number of at least 0 is wanted, got {text}")
-    return number
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -398,6 +187,110 @@ def _conversation_audit(options: argparse.Namespace) -> Callable[[str], Any]:
             )
     settings = {"image_folder": options.image_folder, "processor": processor, "max_length": options.max_length}
     return lambda path: audit_conversations(path, options.split, **settings)
+
+
+def _make_data(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from hf_vlm.data.instruction_checks import InstructionLimits
+    from hf_vlm.data.teacher_prompts import TeacherPrompts
+    from hf_vlm.data.teachers import KINDS
+    from hf_vlm.data.visual_instructions import make_instructions
+
+    if len(options.contexts) > 1:
+        raise ValueError(f"`make-data` wants one file or folder, got {len(options.contexts)}. Give them one by one.")
+    limits = InstructionLimits(language=None if options.language == "any" else options.language)
+    with tqdm(unit="request", disable=None if sys.stderr.isatty() else True) as bar:
+
+        def tell(done: int, total: int, report: Any) -> None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(report.progress())
+            if not sys.stderr.isatty():
+                print(f"{done} of {total}: {report.progress()}", file=sys.stderr, flush=True)
+
+        report = make_instructions(
+            options.contexts[0],
+            options.out,
+            _teacher(options),
+            split=options.split,
+            kinds=options.kinds or KINDS,
+            prompts=TeacherPrompts.load(options.prompts, kinds=options.kinds or KINDS),
+            limits=limits,
+            across_pictures=options.teacher != "rules",
+            image_folder=options.image_folder,
+            bbox_format=options.bbox_format,
+            allow_urls=options.allow_urls,
+            max_contexts=options.max_contexts,
+            seed=options.seed,
+            progress=tell,
+        )
+    if options.json:
+        print(json.dumps({"out": options.out, **report.to_dict()}, ensure_ascii=False))
+    else:
+        print(f"{report}\nin {options.out}")
+    if report.num_failed:
+        print(f"hf-vlm: {report.num_failed} requests have no reply; the same command asks them again.", file=sys.stderr)
+    return int(bool(report.num_failed) or not report.num_accepted)
+
+
+def _teacher(options: argparse.Namespace) -> Any:
+    """Whom `--teacher` names."""
+    name = options.teacher
+    if not (name and "://" in name):
+        for option in ("model", "price", "budget"):
+            if getattr(options, option) is not None:
+                raise ValueError(f"`--{option}` is for an endpoint, got it with `--teacher {name}`. Leave it out.")
+    if name == "rules":
+        from hf_vlm.data.rule_teacher import RuleTeacher
+
+        return RuleTeacher(None if options.vocabulary is None else _lines_of(options.vocabulary))
+    if options.vocabulary is not None:
+        raise ValueError("`--vocabulary` is for `--teacher rules`, got it with another. Leave it out.")
+    settings = {"temperature": options.temperature, "top_p": options.top_p}
+    if name is not None and "://" in name:
+        from hf_vlm.data.endpoint_teacher import EndpointTeacher
+
+        return EndpointTeacher(
+            name,
+            options.model,
+            max_tokens=options.max_new_tokens,
+            concurrency=options.concurrency,
+            timeout_s=options.timeout,
+            price_per_million=tuple(options.price) if options.price else None,
+            budget=options.budget,
+            **settings,
+        )
+    from hf_vlm.data.local_teacher import LocalTeacher
+
+    return LocalTeacher(name, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, **settings)
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text, got bytes that are not. Convert it.") from error
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from hf_vlm.data.convert import convert
+
+    if len(options.data) > 1:
+        raise ValueError(f"`convert` wants one file or folder, got {len(options.data)}. Give them one by one.")
+    report = convert(
+        options.data[0],
+        options.out,
+        task=options.task,
+        to=options.to,
+        split=options.split,
+        prompt=options.prompt,
+        columns=_as_columns(options.columns),
+        image_folder=options.image_folder,
+        every_answer=options.every_answer,
+        max_exchanges=options.max_exchanges,
+    )
+    print(json.dumps(report.to_dict(), ensure_ascii=False) if options.json else str(report))
+    return int(bool(report.num_bad_rows))
 
 
 def _extend_alphabet(options: argparse.Namespace) -> int:
@@ -634,6 +527,22 @@ def _tokenize(options: argparse.Namespace) -> int:
         else:
             print(result, flush=True)
     return int(failed)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "read": _read,
+    "explain": _explain,
+    "tokenize": _tokenize,
+    "train": _train,
+    "evaluate": _evaluate,
+    "audit": _audit,
+    "make-data": _make_data,
+    "convert": _convert,
+    "extend-alphabet": _extend_alphabet,
+    "chat": _chat,
+    "merge": _merge,
+    "show": _show,
+}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Files of conversations, row by row, in every layout that people have; what a row means is told in `conversations.py`."""
 
+import codecs
 import itertools
 import json
 import os
@@ -68,7 +69,7 @@ def open_rows(
         places = Places([str(file) for file in files], starts)
     elif suffix in (".json", ".jsonl"):
         lines = array("q") if suffix == ".jsonl" else None
-        rows = _read_json_list(files[0]) if lines is None else _read_json_lines(files[0], lines)
+        rows = read_json_list(files[0]) if lines is None else read_json_lines(files[0], lines)
         return rows, Places([str(files[0])], [0], lines), HeldPictures(None)
     else:
         raise ValueError(f"`path` must be a file .json, .jsonl or .parquet, or a folder, got {files[0]}. Convert it.")
@@ -128,7 +129,7 @@ def _load_parquet(files: Sequence[Path]) -> tuple[datasets.Dataset, list[int]]:
     raise ValueError(f"{named_files(files)} must hold conversations, got no rows. Check the file.")
 
 
-def _read_json_lines(file: Path, lines: array) -> Iterator[Any]:
+def read_json_lines(file: Path, lines: array) -> Iterator[Any]:
     """Each row of a JSON-lines file, or what is wrong with it, its line's number put into `lines` before."""
     with file.open(encoding="utf-8-sig") as stream:
         try:
@@ -142,10 +143,10 @@ def _read_json_lines(file: Path, lines: array) -> Iterator[Any]:
                     told = f"{file}, line {number}: wanted a JSON object, got {line[:60]!r} ({error}). Correct it."
                     yield ConversationError(told)
         except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
+            raise not_utf8(file) from error
 
 
-def _read_json_list(file: Path) -> Iterator[Any]:
+def read_json_list(file: Path) -> Iterator[Any]:
     """Each item of a JSON list, without holding all of them.
 
     Raises:
@@ -185,7 +186,7 @@ def _read_json_list(file: Path) -> Iterator[Any]:
                     raise _cut_list(file, row, reason)
                 text, position = text[position:] + more, 0
         except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
+            raise not_utf8(file) from error
 
 
 def _end_of_space(text: str, start: int) -> int:
@@ -198,8 +199,17 @@ def _cut_list(file: Path, row: int, got: str) -> ValueError:
     return ValueError(f"{file}, row {row}: wanted a JSON object, got {got}. Correct it, or copy or download it again.")
 
 
-def _not_utf8(file: Path) -> ValueError:
-    return ValueError(f"{file} must be UTF-8 text, got bytes that are not. Convert it.")
+def not_utf8(file: Path) -> ValueError:
+    """What to say of a file in another encoding."""
+    decoder, place = codecs.getincrementaldecoder("utf-8")(), 0
+    with file.open("rb") as stream:
+        try:
+            while part := stream.read(_CHARACTERS):
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:  # its bytes begin with those of a character that the last part left open
+            place = stream.tell() - len(error.object) + error.start
+    return ValueError(f"{file} must be UTF-8 text, got byte {place} that is not. Convert it.")
 
 
 def saved_splits(mark: Path) -> list[str]:
@@ -218,8 +228,11 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def find_layout(folder: Path, split: str | None) -> list[Path]:
-    """The files of one split: the mark of `save_to_disk`, one JSON file, any number of parquet files, or none."""
+def find_layout(folder: Path, split: str | None, fields: Sequence[str] = FIELDS) -> list[Path]:
+    """The files of one split: the mark of `save_to_disk`, one JSON file, any number of parquet files, or none.
+
+    Where several files could be meant, it is the one whose first row has one of the `fields`.
+    """
     saved = [folder / name for name in SAVED_BY_DATASETS if (folder / name).is_file()]
     if saved:
         return saved[:1]
@@ -227,7 +240,7 @@ def find_layout(folder: Path, split: str | None) -> list[Path]:
         tables = files_in(folder, ".json", ".jsonl")
         shards = files_in(folder, ".parquet") or files_in(folder / "data", ".parquet")
         if len(tables) > 1 or shards:  # others may be there, such as of settings
-            tables = [file for file in tables if has_fields(file)]
+            tables = [file for file in tables if has_fields(file, fields)]
         names = {file.name.split(".")[0].split("-")[0] for file in shards}
         if len(tables) > 1 or (not tables and len(names) > 1):
             raise ValueError(
@@ -239,7 +252,7 @@ def find_layout(folder: Path, split: str | None) -> list[Path]:
         file for file in files_in(folder, ".json", ".jsonl") if plain_name(file) in (f"{split}.json", f"{split}.jsonl")
     ]
     if not tables and (tables := files_in(folder / split, ".json", ".jsonl"))[1:]:
-        tables = [file for file in tables if has_fields(file)]
+        tables = [file for file in tables if has_fields(file, fields)]
     if len(tables) > 1:
         raise ValueError(
             f"{folder} must hold one file of the split `{split}`, got {_some(map(str, tables))}. Give the file."
@@ -264,16 +277,16 @@ def no_layout(folder: Path, split: str | None) -> ValueError:
     )
 
 
-def has_fields(file: Path) -> bool:
-    """Whether the first row of a file has the fields of a conversation."""
+def has_fields(file: Path, fields: Sequence[str] = FIELDS) -> bool:
+    """Whether the first row of a file has one of the fields, those of a conversation by default."""
     try:
         if file.suffix.lower() == ".parquet":
-            return bool(set(FIELDS) & set(pyarrow.parquet.read_schema(file).names))
-        rows = _read_json_list(file) if file.suffix.lower() == ".json" else _read_json_lines(file, array("q"))
+            return bool(set(fields) & set(pyarrow.parquet.read_schema(file).names))
+        rows = read_json_list(file) if file.suffix.lower() == ".json" else read_json_lines(file, array("q"))
         first = next((row for row in itertools.islice(rows, 10) if isinstance(row, Mapping)), {})
     except (ValueError, OSError):
         return False
-    return bool(set(FIELDS) & set(first))
+    return bool(set(fields) & set(first))
 
 
 # What rows are kept in
@@ -311,10 +324,15 @@ class Places:
 
 
 class HeldPictures:
-    """The pictures that a table holds, a row's read when asked for, undecoded."""
+    """The pictures that a table holds, a row's read when asked for, undecoded.
+
+    Attributes:
+        features: what `datasets` knows of the columns of a table, such as names of classes; empty for other files.
+    """
 
     def __init__(self, table: datasets.Dataset | None) -> None:
         self._columns = []
+        self.features: Mapping[str, Any] = {} if table is None else table.features
         if table is not None:
             names = [name for name in PICTURE_FIELDS if name in table.column_names]
             self._columns = [table.select_columns([name]).with_format("arrow") for name in names]

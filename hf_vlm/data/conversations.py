@@ -541,6 +541,21 @@ def _pictures(row: Mapping[str, Any]) -> list[Any]:
     return pictures
 
 
+def check_picture_name(name: str) -> None:
+    """Raises ConversationError unless a picture's name is one of a file inside a folder."""
+    if "://" in name or name.startswith("data:"):
+        raise ConversationError(
+            f"wanted a picture's file in the folder, got the URL {cut(name, 80)}. Download it, and name the file.",
+            "unwanted names of pictures",
+        )
+    windows = PureWindowsPath(name)  # takes both `/` and `\` as separators
+    if windows.anchor or windows.drive or PurePosixPath(name).is_absolute() or ".." in windows.parts:
+        raise ConversationError(
+            f"wanted a picture's name inside the folder, got {cut(name, 255)}. Make it relative to `image_folder`.",
+            "unwanted names of pictures",
+        )
+
+
 class PictureFinder:
     """Finds the files of pictures by their names; a folder is listed once, as sets have many pictures in few folders."""
 
@@ -554,17 +569,7 @@ class PictureFinder:
             if os.path.isfile(name):
                 return str(name)
             raise FileNotFoundError(f"wanted the picture {cut(name, 255)}, got no such file. Check the path.")
-        if "://" in name or name.startswith("data:"):
-            raise ConversationError(
-                f"wanted a picture's file in the folder, got the URL {cut(name, 80)}. Download it, and name the file.",
-                "unwanted names of pictures",
-            )
-        windows = PureWindowsPath(name)  # takes both `/` and `\` as separators
-        if windows.anchor or windows.drive or PurePosixPath(name).is_absolute() or ".." in windows.parts:
-            raise ConversationError(
-                f"wanted a picture's name inside the folder, got {cut(name, 255)}. Make it relative to `image_folder`.",
-                "unwanted names of pictures",
-            )
+        check_picture_name(name)
         parent, base = os.path.split(os.path.normpath(name))
         if parent not in self._listed:
             try:

@@ -12,37 +12,57 @@ every task, model and mixture.
 | ocr | `text` | as caption |
 | chat | `messages` or `conversations` | as it is |
 
+Of the task vqa, `choices` become lines of the question, and their letter the answer (`question_forms.py`).
 `columns` gives columns of other names. Pictures are `image`, `images`, or a `file_name` beside the file. Any set may hold
 conversations instead. Files are those of `conversations.py` (`save_to_disk`, SPLIT.json, .jsonl, SPLIT/metadata.jsonl, parquet),
-and as published
+tables (.csv, .tsv), tar files of WebDataset, folders of classes, and as published
 
-    caption     captions_*SPLIT*.json: COCO's object of `images` and `annotations` with `caption`
-    vqa         *SPLIT*questions.json beside *SPLIT*annotations.json: VQAv2
-                the file of GQA (question id -> `question`, `answer`, `imageId`) or TextVQA (`data`), given by its name
+    caption     captions_*SPLIT*.json, also in `annotations/`: COCO's object of `images` and `annotations` with `caption`
+                dataset*.json: Karpathy's, whose rows say their split; TextCaps*SPLIT*.json: `data`
+                captions.txt, results.csv, *.token: Flickr8k's and Flickr30k's; SPLIT by a list of pictures' names beside
+    vqa         *SPLIT*questions.json beside *SPLIT*annotations.json: VQAv2, OK-VQA
+                *SPLIT*questions.json alone: GQA (question id -> `question`, `answer`, `imageId`)
+                TextVQA_*SPLIT*.json: TextVQA (`data`); these two also by the file's name
+                SPLIT.json: lists of rows, such as VizWiz's and A-OKVQA's
+                problems.json beside pid_splits.json: ScienceQA; pictures SPLIT/ID/image.png
+                dataset.json: OCR-VQA (id -> `imageURL`, `questions`, `answers`, `split`); pictures images/ID.jpg
+                question_answers.json: Visual Genome; pictures ID.jpg, VG_100K/ID.jpg or VG_100K_2/ID.jpg
+                *.jsonl of `question_id`, `image`, `text`, `category` beside answers*.jsonl of `question_id`, `text`: LLaVA's
+                files of questions; or with `label`: POPE's
+                *.tsv of `index`, `question`, `A`, `B`, ..., `answer`, `image` in base64: MMBench (`task_tables.py`)
+                SPLIT/CLASS/PICTURE, or SPLIT.zip beside SPLIT_map.txt: ImageNet (`picture_archives.py`)
     nlvr        SPLIT*.json: NLVR2's lines of `sentence`, `label`, `identifier`; pictures `PAIR-img0.png`, `PAIR-img1.png`,
                 in the folder that `directory` names, where rows of train have it
-    translate   SPLIT.en, SPLIT.de, ...: Multi30k's; names of pictures in `image_splits/SPLIT.txt` there or beside the
-                folder; `columns` gives the suffixes
+    translate   SPLIT.en, SPLIT.de, ...: Multi30k's, also in `raw/`, or of its `tok/`; names of pictures in
+                `image_splits/SPLIT.txt` there or beside the folder; `columns` gives the suffixes
+    any         SPLIT*.tar, SPLIT/*.tar: KEY.jpg with KEY.txt or KEY.json; tar files that have numbers for names are `train`'s
+
+Pictures are never fetched: a URL in place of a name is an error. JSON lists and lines, tables, parquet and tar files are read
+row by row; files that are one JSON object, as a whole.
 
 Sources: Chen et al. 2015 (COCO captions), https://arxiv.org/abs/1504.00325; Goyal et al. 2017 (VQAv2),
     https://arxiv.org/abs/1612.00837; Hudson and Manning 2019 (GQA), https://arxiv.org/abs/1902.09506; Suhr et al. 2019 (NLVR2),
-    https://arxiv.org/abs/1811.00491; Elliott et al. 2016 (Multi30k), https://arxiv.org/abs/1605.00459.
+    https://arxiv.org/abs/1811.00491; Elliott et al. 2016 (Multi30k), https://arxiv.org/abs/1605.00459; Gurari et al. 2018
+    (VizWiz), https://arxiv.org/abs/1802.08218; others in the files that read them.
 """
 
 import functools
+import io
+import json
+import warnings
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from hf_vlm.data.conversation_files import (
-    HELD,
+    FIELDS,
     PICTURE_FIELDS,
     ConversationError,
-    HeldPictures,
     Texts,
     cut,
     find_layout,
@@ -59,22 +79,33 @@ from hf_vlm.data.conversations import (
     text_of,
 )
 from hf_vlm.data.format_prompts import with_format_prompt
+from hf_vlm.data.picture_archives import class_rows, find_tars, tar_rows
 from hf_vlm.data.published_tasks import published_rows
+from hf_vlm.data.source_rows import SourceRows
+from hf_vlm.data.task_exchanges import conversations_of, with_prompt_once
+from hf_vlm.data.task_tables import find_table, table_rows
 
 TASKS = ("caption", "ocr", "vqa", "nlvr", "translate", "chat")
 
-# What a task's row has, in the order in which columns are looked for.
-_QUESTIONS = {"vqa": ("question",), "nlvr": ("sentence", "question"), "translate": ("source", "question")}
-_ANSWERS = {
-    "caption": ("captions", "caption", "text", "answers", "answer"),
-    "ocr": ("text", "answer"),
-    "vqa": ("answers", "answer", "multiple_choice_answer"),
-    "nlvr": ("label", "answer"),
-    "translate": ("target", "answers", "answer"),
-}
-_DEFAULT_QUESTIONS = {"caption": "caption", "ocr": "What is written here?"}  # format prompts, where nothing is asked
-_TRUTH = {"true": "true", "false": "false", "yes": "true", "no": "false", "1": "true", "0": "false"}
 _COLUMNS = ("question", "answer", "image", "id", "kind", "group")
+_NOTES = ("id", "references", "kind", "group")
+
+
+@dataclass(frozen=True)
+class TaskConversation:
+    """One conversation of a data set, for writing it elsewhere.
+
+    Attributes:
+        messages: `{"role", "content"}` each, as in `conversations.py`.
+        images: the files of its pictures, or their bytes as they are stored.
+        source: where it came from.
+        notes: `id`, `references`, `kind` and `group`, those that it has.
+    """
+
+    messages: list[dict[str, Any]]
+    images: list[Path | bytes]
+    source: str
+    notes: dict[str, Any]
 
 
 def read_task(
@@ -109,48 +140,121 @@ def read_task(
         ValueError: if the task is unknown, no layout fits, a row is bad (file and row are named), nothing is left, or all
             captions are the same, from which nothing can be learnt about pictures.
     """
-    if task not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(f'`{name}`' for name in TASKS)}, got {task!r}. Correct it.")
-    for name in columns or {}:
-        if name not in _COLUMNS:
-            raise ValueError(
-                f"`columns` knows {', '.join(f'`{known}`' for known in _COLUMNS)}, got {name!r}. Correct it."
-            )
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"`path` must be a folder or file, got {path}, which does not exist. Check it.")
-    if not columns and (has_fields(path) if path.is_file() else holds_conversations(path)):
+    path = _checked(path, task, columns)
+    if _is_of_conversations(path, split, task, columns):
         rows = read_conversations(path, split, image_folder=image_folder, on_bad_row=on_bad_row)
         return with_prompt(rows, prompt)
-    if task == "chat":
-        return with_prompt(read_conversations(path, split, image_folder=image_folder, on_bad_row=on_bad_row), prompt)
-    on_bad_row = on_bad_row or _raise
-    raw, places, held, folder = _open(path, split, task, columns)
-    finder = PictureFinder(Path(image_folder) if image_folder is not None else folder)
+    source, finder = _open(path, split, task, columns or {}, image_folder)
+    settings = (prompt, every_answer, max_exchanges, on_bad_row or _raise)
     texts, kept, counts, sources = Texts(), array("q"), array("i"), []
-    for exchanges in _conversations(raw, places, task, columns or {}, prompt, every_answer, max_exchanges, on_bad_row):
-        try:
-            text, num_pictures = conversation_record(exchanges.row, exchanges.source, finder)
-        except (ValueError, OSError) as error:
-            on_bad_row(error)
-            continue
+    for text, num_pictures, place, _ in _records(source, finder, task, columns or {}, *settings):
         kept.append(len(texts))
         texts.append(text)
         counts.append(num_pictures)
-        sources.append(exchanges.source)
+        sources.append(place)
     if not kept:
-        raise ValueError(f"{path} must hold rows of the task `{task}`, got none. Check the file and the split.")
-    rows = Conversations(
-        texts,
-        sources,
-        finder.folder,
-        held,
-        np.array(kept, np.int64),
-        np.array(counts, np.int32),
-    )
-    if every_answer and task == "caption":
-        _refuse_equal_captions(rows, path)
+        raise _no_rows(path, task)
+    numbers = np.array(kept, np.int64), np.array(counts, np.int32)
+    rows = Conversations(texts, sources, finder.folder, source.held, *numbers)
+    if every_answer and task == "caption" and len(rows) > 1:
+        first = text_of(rows.messages(0)[-1])
+        if all(text_of(rows.messages(index)[-1]) == first for index in range(1, len(rows))):
+            raise _equal_captions(path, len(rows), first)
     return rows
+
+
+def stream_task(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    task: str,
+    prompt: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    image_folder: str | Path | None = None,
+    every_answer: bool = False,
+    max_exchanges: int = 1,
+    on_bad_row: Callable[[Exception], None] | None = None,
+) -> Iterator[TaskConversation]:
+    """The conversations of `read_task` one by one, with pictures unopened, for sets that don't fit in memory.
+
+    Arguments are those of `read_task`. That the beginning of each picture is one of a picture is checked; its pixels are not.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_task` does; of rows, and if nothing is left, while they are read.
+    """
+    path = _checked(path, task, columns)
+    if _is_of_conversations(path, split, task, columns):
+        source, finder = _open_conversations(path, split, image_folder)
+        task = "chat"
+    else:
+        source, finder = _open(path, split, task, columns or {}, image_folder)
+    settings = (prompt, every_answer, max_exchanges, on_bad_row or _raise)
+    return _stream(source, finder, path, task, columns or {}, *settings)
+
+
+def _stream(
+    source: SourceRows,
+    finder: PictureFinder,
+    path: Path,
+    task: str,
+    columns: Mapping[str, str],
+    prompt: str | None,
+    every_answer: bool,
+    max_exchanges: int,
+    on_bad_row: Callable[[Exception], None],
+) -> Iterator[TaskConversation]:
+    number, first, is_varied = 0, "", False
+    checked: Path | bytes | None = None  # rows about one picture mostly follow each other
+    for text, _, place, held in _records(
+        source, finder, task, columns, prompt, every_answer, max_exchanges, on_bad_row
+    ):
+        record = json.loads(text)
+        try:
+            stored = source.held[held] if None in record["pictures"] else []
+            images = [
+                finder.folder / name if name is not None else stored[at] for at, name in enumerate(record["pictures"])
+            ]
+            for at, image in enumerate(images):
+                if image != checked:
+                    _check_picture(image, f"{place}, picture {at}" if isinstance(image, bytes) else f"{place}, {image}")
+                checked = image
+        except (ValueError, OSError) as error:
+            on_bad_row(error)
+            continue
+        number += 1
+        answer = text_of(record["messages"][-1])
+        first = answer if number == 1 else first
+        is_varied = is_varied or answer != first
+        notes = {name: record[name] for name in _NOTES if record.get(name) is not None}
+        yield TaskConversation(record["messages"], images, place, notes)
+    if not number:
+        raise _no_rows(path, task)
+    if every_answer and task == "caption" and number > 1 and not is_varied:
+        raise _equal_captions(path, number, first)
+
+
+def _records(
+    source: SourceRows,
+    finder: PictureFinder,
+    task: str,
+    columns: Mapping[str, str],
+    prompt: str | None,
+    every_answer: bool,
+    max_exchanges: int,
+    on_bad_row: Callable[[Exception], None],
+) -> Iterator[tuple[bytes, int, str, int]]:
+    """Each good conversation as JSON, its number of pictures, where it stands, and the row of `source.held` that it has."""
+    for one in conversations_of(source.rows, task, columns, prompt, every_answer, max_exchanges, on_bad_row):
+        try:
+            text, num_pictures = conversation_record(one.row, one.source, finder)
+        except (ValueError, OSError) as error:
+            on_bad_row(error)
+            continue
+        if one.is_whole and with_format_prompt("", prompt):
+            record = json.loads(text)
+            record["messages"] = _prompted(record["messages"], prompt)
+            text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+        yield text, num_pictures, one.source, one.row["held"]
 
 
 def with_prompt(rows: Conversations, prompt: str | None) -> Conversations:
@@ -164,185 +268,99 @@ def _prompted(messages: list[dict[str, Any]], prompt: str | None) -> list[dict[s
     first = next(index for index, message in enumerate(messages) if message["role"] == "user")
     content = messages[first]["content"]
     pictures = [] if isinstance(content, str) else [part for part in content if part["type"] == "image"]
-    asked = [*pictures, {"type": "text", "text": with_format_prompt(text_of(messages[first]), prompt)}]
+    asked = [*pictures, {"type": "text", "text": with_prompt_once(text_of(messages[first]), prompt)}]
     return [*messages[:first], {**messages[first], "content": asked}, *messages[first + 1 :]]
 
 
-class _Exchanges:
-    """A conversation in the making: a row for `conversation_record`, and where it came from."""
-
-    def __init__(self, row: dict[str, Any], source: str) -> None:
-        self.row, self.source = row, source
-
-
-def _conversations(
-    raw: Iterable[Any],
-    places: Any,
-    task: str,
-    columns: Mapping[str, str],
-    prompt: str | None,
-    every_answer: bool,
-    max_exchanges: int,
-    on_bad_row: Callable[[Exception], None],
-) -> Iterator[_Exchanges]:
-    """Conversations of raw rows; exchanges about the picture of the row before join its conversation."""
-    open_one: _Exchanges | None = None
-    for number, row in enumerate(raw):
-        source = places[number]
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            if not isinstance(row, Mapping):
-                raise ConversationError(f"wanted a JSON object, got {type(row).__name__}. Write one object a row.")
-            found = list(_exchanges(row, task, columns, every_answer))
-        except ValueError as error:
-            on_bad_row(error if str(error).startswith(source) else ValueError(f"{source}: {error}"))
-            continue
-        pictures = _pictures(row, columns)
-        asked_before = set()
-        for at, (question, answer, references) in enumerate(found):
-            if (question, answer) in asked_before:
-                continue  # the same question and answer about the same picture again
-            asked_before.add((question, answer))
-            where = source if len(found) == 1 else f"{source}, {'answer' if every_answer else 'question'} {at}"
-            goes_on = (
-                open_one is not None
-                and task == "vqa"
-                and len(open_one.row["messages"]) // 2 < max_exchanges
-                and bool(pictures)
-                and pictures == open_one.row["images"]
-                and (open_one.row["held"] == number or HELD not in pictures)  # all that are held look alike
+def _checked(path: str | Path, task: str, columns: Mapping[str, str] | None) -> Path:
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(f'`{name}`' for name in TASKS)}, got {task!r}. Correct it.")
+    for name in columns or {}:
+        if name not in _COLUMNS:
+            raise ValueError(
+                f"`columns` knows {', '.join(f'`{known}`' for known in _COLUMNS)}, got {name!r}. Correct it."
             )
-            if goes_on:
-                assert open_one is not None
-                open_one.row["messages"] += _messages(question, answer, 0)
-                for note in ("references", "kind", "group"):  # of one question only
-                    open_one.row.pop(note, None)
-                continue
-            if open_one is not None:
-                yield open_one
-            asked = with_format_prompt(question, prompt or ("" if question else _DEFAULT_QUESTIONS.get(task)))
-            notes = {name: _text(row.get(columns.get(name, name))) for name in ("id", "kind", "group")}
-            notes["id"] = notes["id"] or _text(row.get("question_id")) or _text(row.get("file_name"))
-            if task == "nlvr":
-                notes["group"] = notes["group"] or question
-            open_one = _Exchanges(
-                {
-                    "messages": _messages(asked, answer, len(pictures)),
-                    "images": pictures,
-                    "references": references,
-                    "held": number,
-                    **{name: note for name, note in notes.items() if note},
-                },
-                where,
-            )
-    if open_one is not None:
-        yield open_one
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must be a folder or file, got {path}, which does not exist. Check it.")
+    return path
 
 
-def _exchanges(
-    row: Mapping[str, Any], task: str, columns: Mapping[str, str], every_answer: bool
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Question, answer and all right answers, once or as often as a row has them."""
-    question = _field(row, task, "question", _QUESTIONS.get(task, ()), columns)
-    answer = _field(row, task, "answer", _ANSWERS[task], columns)
-    if isinstance(question, list):
-        if not isinstance(answer, list) or len(answer) != len(question):
-            got = f"{len(answer)} answers" if isinstance(answer, list) else f"`{cut(repr(answer), 40)}`"
-            raise ConversationError(
-                f"wanted an answer a question, got {got} for {len(question)} questions. Mend the row."
-            )
-        pairs = list(zip(question, answer, strict=True))
-    else:
-        pairs = [(question, answer)]
-    for asked, said in pairs:
-        references = [_answer(one, task) for one in (said if isinstance(said, list) else [said])]
-        references = [one for one in references if one]
-        if not references:
-            raise ConversationError(
-                f"wanted an answer with words, got none in {cut(repr(said), 60)}. Fill or remove the row."
-            )
-        asked = (asked or "").strip()
-        if task in _QUESTIONS and not asked:
-            raise ConversationError("wanted a question with words, got none. Fill or remove the row.")
-        if every_answer and task == "caption":
-            for reference in dict.fromkeys(references):
-                yield asked, reference, references
-        else:
-            yield asked, Counter(references).most_common(1)[0][0], references
+def _is_of_conversations(path: Path, split: str | None, task: str, columns: Mapping[str, str] | None) -> bool:
+    """Whether files are of `read_conversations`."""
+    if task == "chat" and not find_tars(path, split):
+        return True
+    return not columns and (has_fields(path) if path.is_file() else holds_conversations(path))
 
 
-def _field(row: Mapping[str, Any], task: str, name: str, usual: Sequence[str], columns: Mapping[str, str]) -> Any:
-    """The question or the answer of a row."""
-    candidates = [columns[name]] if name in columns else usual
-    for column in candidates:
-        if row.get(column) is not None:
-            return row[column]
-    if not candidates:
-        return ""
-    there = ", ".join(f"`{cut(str(key), 40)}`" for key in list(row)[:8]) or "nothing"
-    wanted = " or ".join(f"`{column}`" for column in candidates)
-    raise ConversationError(
-        f"wanted {wanted} as the {name} of the task `{task}`, got {there}. Name the column so, or say which it is by "
-        f"`columns: {{{name}: ...}}`."
-    )
-
-
-def _answer(value: Any, task: str) -> str:
-    """An answer's text; VQAv2's and VizWiz's are objects."""
-    if isinstance(value, Mapping):
-        value = value.get("answer")
-    text = " ".join(str(value).split()) if value is not None else ""
-    if task == "nlvr":
-        if text.lower() not in _TRUTH:
-            raise ConversationError(
-                f"wanted true or false as a statement's label, got {cut(repr(value), 40)}. Correct it."
-            )
-        return _TRUTH[text.lower()]
-    return text
-
-
-def _messages(question: str, answer: str, num_pictures: int) -> list[dict[str, Any]]:
-    words = [{"type": "text", "text": question}] if question else []
-    return [
-        {"role": "user", "content": [*[{"type": "image"}] * num_pictures, *words]},
-        {"role": "assistant", "content": answer},
-    ]
-
-
-def _pictures(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Any]:
-    for column in (*PICTURE_FIELDS, columns.get("image"), "file_name"):  # a table's column was renamed to `image`
-        if column is not None and row.get(column) is not None:
-            value = row[column]
-            return value if isinstance(value, list) else [value]
-    return []
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, list | dict) else str(value)
-
-
-def _open(
-    path: Path, split: str | None, task: str, columns: Mapping[str, str] | None
-) -> tuple[Iterable[Any], Any, HeldPictures, Path]:
-    """Raw rows, where each stands, the pictures held in them, and the folder that names of pictures are relative to."""
-    published = published_rows(path, split, task, columns or {})
-    if published is not None:
-        return published[0], published[1], HeldPictures(None), published[2]
+def _open_conversations(
+    path: Path, split: str | None, image_folder: str | Path | None
+) -> tuple[SourceRows, PictureFinder]:
     files = [path] if path.is_file() else find_layout(path, split)
     if not files:
         raise no_layout(path, split)
-    rows, places, held = open_rows(files, split, picture_column=(columns or {}).get("image"))
-    return rows, places, held, files[0].parent
+    found, places, held = open_rows(files, split, (*FIELDS, *PICTURE_FIELDS, *_NOTES), FIELDS)
+    source = SourceRows(((places[number], row) for number, row in enumerate(found)), files[0].parent, held)
+    return source, _finder(source, image_folder)
 
 
-def _refuse_equal_captions(rows: Conversations, path: Path) -> None:
-    first = text_of(rows.messages(0)[-1])
-    if len(rows) > 1 and all(text_of(rows.messages(index)[-1]) == first for index in range(1, len(rows))):
+def _open(
+    path: Path, split: str | None, task: str, columns: Mapping[str, str], image_folder: str | Path | None
+) -> tuple[SourceRows, PictureFinder]:
+    """The rows of a set in one of the layouts above, and the finder of their pictures."""
+    source = published_rows(path, split, task, columns, None if image_folder is None else Path(image_folder))
+    if source is None and (path.is_dir() or path.suffix.lower() in (".json", ".jsonl", ".parquet")):
+        if files := [path] if path.is_file() else find_layout(path, split):
+            found, places, held = open_rows(files, split, picture_column=columns.get("image"))
+            source = SourceRows(((places[number], row) for number, row in enumerate(found)), files[0].parent, held)
+    if source is None and (tars := find_tars(path, split)):
+        source = tar_rows(tars)
+    if source is None and (table := find_table(path, split)):
+        source = table_rows(table, split, task, columns)
+    if source is None and task == "vqa":
+        source = class_rows(path, split)
+    if source is None and path.is_file():
         raise ValueError(
-            f"{path} must hold captions that differ, got {len(rows)} times {cut(repr(first), 60)}, from which nothing "
-            "can be learnt about pictures. Check the column."
+            f"`path` must be a folder, .json, .jsonl, .parquet, .csv, .tsv, .txt, .token or .tar, got {path}. Convert it."
         )
+    if source is None:
+        raise no_layout(path, split)
+    return source, _finder(source, image_folder)
+
+
+def _finder(source: SourceRows, image_folder: str | Path | None) -> PictureFinder:
+    if image_folder is not None and not Path(image_folder).is_dir():
+        raise FileNotFoundError(f"`image_folder` must be a folder, got {image_folder}, which is none. Check it.")
+    return PictureFinder(Path(image_folder) if image_folder is not None else source.folder)
+
+
+def _check_picture(picture: Path | bytes, name: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture):
+                return
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ConversationError(
+            f"{name}: wanted at most {Image.MAX_IMAGE_PIXELS} pixels, got a larger picture ({error}). Scale it down.",
+            "unreadable pictures",
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ConversationError(
+            f"{name}: wanted a picture, got something else ({error}). Copy or download it again, or remove the row.",
+            "unreadable pictures",
+        ) from error
+
+
+def _no_rows(path: Path, task: str) -> ValueError:
+    return ValueError(f"{path} must hold rows of the task `{task}`, got none. Check the file and the split.")
+
+
+def _equal_captions(path: Path, number: int, caption: str) -> ValueError:
+    return ValueError(
+        f"{path} must hold captions that differ, got {number} times {cut(repr(caption), 60)}, from which nothing can be learnt "
+        "about pictures. Check the column."
+    )
 
 
 def _raise(error: Exception) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hf_vlm.data.conversations import text_of
 from hf_vlm.data.format_prompts import FORMAT_PROMPTS
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.task_rows import read_task, stream_task
 
 
 def write_pictures(folder, *names):
@@ -349,3 +349,99 @@ def test_multi30k_is_read(tmp_path):
     (tmp_path / "val.de").write_text("Ein Hund.\n")
     with pytest.raises(ValueError, match="must have as many lines, got 2, 1, 2"):
         read_task(tmp_path, "val", image_folder=tmp_path / "images", **settings)
+
+
+# One by one
+
+
+def test_streamed_rows_are_those_that_are_read(captions):
+    for every_answer in (False, True):
+        rows = read_task(captions, "train", task="caption", every_answer=every_answer)
+        streamed = list(stream_task(captions, "train", task="caption", every_answer=every_answer))
+        assert [row.messages for row in streamed] == [rows.messages(index) for index in range(len(rows))]
+        assert [row.source for row in streamed] == list(rows.sources)
+        assert [row.notes["references"] for row in streamed] == [rows.references(index) for index in range(len(rows))]
+    assert streamed[0].images == [captions / "train" / "a.png"] and streamed[0].notes["id"] == "a.png"
+
+
+def test_streamed_rows_have_the_bytes_that_a_table_holds(tmp_path):
+    write_pictures(tmp_path, "a.png", "b.png")
+    held = [(tmp_path / name).read_bytes() for name in ("a.png", "b.png")]
+    features = datasets.Features({"image": datasets.Image(), "question": [datasets.Value("string")],
+                                  "answer": [datasets.Value("string")]})  # fmt: skip
+    rows = [
+        {"image": {"bytes": data, "path": None}, "question": ["q1?", "q2?"], "answer": ["a1", "a2"]} for data in held
+    ]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    assert [row.images for row in stream_task(tmp_path, "train", task="vqa")] == [
+        held[:1],
+        held[:1],
+        held[1:],
+        held[1:],
+    ]
+    merged = list(stream_task(tmp_path, "train", task="vqa", max_exchanges=2))
+    assert [row.images for row in merged] == [held[:1], held[1:]] and len(merged[1].messages) == 4
+
+
+def test_streamed_conversations_keep_pictures_notes_and_prompt(tmp_path):
+    write_pictures(tmp_path, "a.png", "b.png")
+    turns = [{"from": "human", "value": "q?\n<image>"}, {"from": "gpt", "value": "a"}]
+    content = [{"id": 5, "image": f"{name}.jpg", "conversations": turns} for name in "ab"]
+    (tmp_path / "llava.json").write_text(json.dumps([*content, {"id": 6, "conversations": []}]))
+    told = []
+    for task in ("chat", "vqa"):
+        rows = list(stream_task(tmp_path / "llava.json", task=task, prompt="Be brief please.", on_bad_row=told.append))
+        assert [row.images for row in rows] == [[tmp_path / "a.png"], [tmp_path / "b.png"]]
+        assert text_of(rows[1].messages[0]) == "q?\nBe brief please." and rows[0].notes == {"id": "5"}
+        assert rows[1].source.endswith("llava.json, row 1")
+    assert len(told) == 2 and "row 2: wanted a list `conversations`, got none" in str(told[0])
+    held = [(tmp_path / f"{name}.png").read_bytes() for name in "ab"]
+    table = [{"images": [{"bytes": data, "path": None}], "messages": read_messages(turns)} for data in held]
+    text = datasets.Value("string")
+    messages = [{"role": text, "content": [{"type": text, "text": text}]}]
+    features = datasets.Features({"images": [datasets.Image()], "messages": messages})
+    datasets.Dataset.from_list(table, features=features).to_parquet(tmp_path / "train.parquet")
+    assert [row.images for row in stream_task(tmp_path / "train.parquet", task="chat")] == [held[:1], held[1:]]
+
+
+def read_messages(turns):
+    content = [{"type": "image", "text": None}, {"type": "text", "text": "q?"}]
+    answer = [{"type": "text", "text": turns[1]["value"]}]
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+
+
+def test_streaming_leaves_out_files_that_are_no_pictures(captions):
+    (captions / "train" / "a.png").write_bytes(b"<html>404</html>")
+    told = []
+    rows = list(stream_task(captions, "train", task="caption", on_bad_row=told.append))
+    assert [row.notes["id"] for row in rows] == ["b.png"]
+    assert told[0].kind == "unreadable pictures" and "a.png: wanted a picture, got something else" in str(told[0])
+    with pytest.raises(ValueError, match="line 1, .*a.png: wanted a picture"):
+        list(stream_task(captions, "train", task="caption"))
+
+
+def test_streaming_tells_at_once_what_is_wrong_with_arguments_and_at_the_end_with_the_set(tmp_path):
+    with pytest.raises(ValueError, match="`task` must be one of"):
+        stream_task(tmp_path, task="captions")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        stream_task(tmp_path / "none", task="chat")
+    write_pictures(tmp_path, "a.png", "b.png")
+    with pytest.raises(FileNotFoundError, match="`image_folder` must be a folder"):
+        write_lines(tmp_path / "rows.jsonl", {"image": "a.png", "caption": "x"})
+        stream_task(tmp_path / "rows.jsonl", task="caption", image_folder=tmp_path / "none")
+    write_lines(tmp_path / "rows.jsonl", *({"image": f"{name}.png", "caption": "A photo."} for name in "ab"))
+    stream = stream_task(tmp_path / "rows.jsonl", task="caption", every_answer=True)
+    assert next(stream).images == [tmp_path / "a.png"]
+    with pytest.raises(ValueError, match="captions that differ, got 2 times 'A photo.'"):
+        list(stream)
+    with pytest.raises(ValueError, match="must hold rows of the task `caption`, got none"):
+        list(
+            stream_task(tmp_path / "rows.jsonl", task="caption", columns={"answer": "z"}, on_bad_row=lambda error: None)
+        )
+
+
+def test_bad_rows_keep_their_kinds(tmp_path):
+    write_lines(tmp_path / "rows.jsonl", [1], {"image": "http://x/a.png", "caption": "x"}, {"caption": "y"})
+    kinds = []
+    read_task(tmp_path / "rows.jsonl", task="caption", on_bad_row=lambda error: kinds.append(error.kind))
+    assert kinds == ["bad rows", "unwanted names of pictures"]
