@@ -8,11 +8,14 @@ import contextlib
 import io
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_vlm.cli_options import command_line
+
+_SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,23 +203,27 @@ def _make_data(options: argparse.Namespace) -> int:
     if len(options.contexts) > 1:
         raise ValueError(f"`make-data` wants one file or folder, got {len(options.contexts)}. Give them one by one.")
     limits = InstructionLimits(language=None if options.language == "any" else options.language)
+    prompts = TeacherPrompts.load(options.prompts, kinds=[kind for kind in options.kinds or KINDS if kind in KINDS])
+    teacher, told = _teacher(options), -_SECONDS_BETWEEN_LINES
     with tqdm(unit="request", disable=None if sys.stderr.isatty() else True) as bar:
 
         def tell(done: int, total: int, report: Any) -> None:
+            nonlocal told
             bar.total, bar.n = total, done
             bar.set_postfix_str(report.progress())
-            if not sys.stderr.isatty():
+            if not sys.stderr.isatty() and (done == total or time.monotonic() - told >= _SECONDS_BETWEEN_LINES):
+                told = time.monotonic()
                 print(f"{done} of {total}: {report.progress()}", file=sys.stderr, flush=True)
 
         report = make_instructions(
             options.contexts[0],
             options.out,
-            _teacher(options),
+            teacher,
             split=options.split,
             kinds=options.kinds or KINDS,
-            prompts=TeacherPrompts.load(options.prompts, kinds=options.kinds or KINDS),
+            prompts=prompts,
             limits=limits,
-            across_pictures=options.teacher != "rules",
+            across_pictures=teacher.reads_prompts,  # rules rightly say the same of pictures with the same boxes
             image_folder=options.image_folder,
             bbox_format=options.bbox_format,
             allow_urls=options.allow_urls,
@@ -234,35 +241,42 @@ def _make_data(options: argparse.Namespace) -> int:
 
 
 def _teacher(options: argparse.Namespace) -> Any:
-    """Whom `--teacher` names."""
+    """Whom `--teacher` names, with those of its options that were given."""
     name = options.teacher
-    if not (name and "://" in name):
-        for option in ("model", "price", "budget"):
-            if getattr(options, option) is not None:
-                raise ValueError(f"`--{option}` is for an endpoint, got it with `--teacher {name}`. Leave it out.")
-    if name == "rules":
+    who = "rules" if name == "rules" else "endpoint" if name is not None and "://" in name else "model"
+    sampling = {"max_new_tokens": "max_new_tokens", "temperature": "temperature", "top_p": "top_p"}
+    served = {"model": "model", "concurrency": "concurrency", "timeout": "timeout_s", "price": "price_per_million"}
+    taken = {  # option -> what the teacher calls it
+        "rules": {"vocabulary": "vocabulary"},
+        "model": {"batch_size": "batch_size", **sampling},
+        "endpoint": {**served, "budget": "budget", **sampling, "max_new_tokens": "max_tokens"},
+    }
+    for option in dict.fromkeys(option for names in taken.values() for option in names):
+        if getattr(options, option) is not None and option not in taken[who]:
+            others = " or ".join(f"`{other}`" for other, names in taken.items() if option in names)
+            option = option.replace("_", "-")
+            told = f"`--{option}` is for teachers of the kind {others}, got it with `--teacher {name}`. Leave it out."
+            raise ValueError(told)
+    settings = {key: getattr(options, option) for option, key in taken[who].items()}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if who == "rules":
         from hf_vlm.data.rule_teacher import RuleTeacher
 
-        return RuleTeacher(None if options.vocabulary is None else _lines_of(options.vocabulary))
-    if options.vocabulary is not None:
-        raise ValueError("`--vocabulary` is for `--teacher rules`, got it with another. Leave it out.")
-    settings = {"temperature": options.temperature, "top_p": options.top_p}
-    if name is not None and "://" in name:
+        return RuleTeacher(_lines_of(settings["vocabulary"]) if settings else None)
+    if who == "endpoint":
         from hf_vlm.data.endpoint_teacher import EndpointTeacher
 
-        return EndpointTeacher(
-            name,
-            options.model,
-            max_tokens=options.max_new_tokens,
-            concurrency=options.concurrency,
-            timeout_s=options.timeout,
-            price_per_million=tuple(options.price) if options.price else None,
-            budget=options.budget,
-            **settings,
-        )
+        return EndpointTeacher(name, **settings)
     from hf_vlm.data.local_teacher import LocalTeacher
 
-    return LocalTeacher(name, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens, **settings)
+    try:
+        return LocalTeacher(name, **settings)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "`--teacher` must be `rules`, a folder or Hub name of a language model, or an endpoint's URL, which begins with "
+            f"http:// or https://, got {name!r} ({reason}). Correct it."
+        ) from error
 
 
 def _lines_of(file: str) -> list[str]:

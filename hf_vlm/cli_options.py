@@ -165,7 +165,7 @@ def command_line() -> argparse.ArgumentParser:
     make.add_argument(
         "--vocabulary",
         metavar="FILE",
-        help="for rules: categories that were looked for in every picture, one a line; default COCO's 80",
+        help="for rules: categories that were looked for in every picture, one a line; default all that the contexts name",
     )
     make.add_argument(
         "--kinds", nargs="+", metavar="KIND", help="conversation, detail_description, complex_reasoning; default all"
@@ -184,26 +184,22 @@ def command_line() -> argparse.ArgumentParser:
         choices=("xyxy", "xywh", "xyxy-pixels", "xywh-pixels"),
         help="of JSON lines: default xyxy, corners as fractions; the others need `width` and `height` for pixels",
     )
-    make.add_argument("--allow-urls", action="store_true", help="take URLs as names of pictures")
+    make.add_argument(
+        "--allow-urls", action="store_true", help="take URLs as names of pictures, which training does not read"
+    )
     make.add_argument(
         "--max-contexts", type=_positive, metavar="N", help="ask about the first N; more can follow in the same folder"
     )
     make.add_argument("--language", default="en", help="of questions and answers: en, de, fr, es, or any; default en")
     make.add_argument("--seed", type=int, default=0, help="of all that is drawn, default 0")
-    make.add_argument("--batch-size", type=_positive, default=8, help="of a model in this process, default 8")
-    make.add_argument("--concurrency", type=_positive, default=16, help="requests to an endpoint at a time, default 16")
+    make.add_argument("--batch-size", type=_positive, help="of a model in this process, default 8")
+    make.add_argument("--concurrency", type=_positive, help="requests to an endpoint at a time, default 16")
+    make.add_argument("--max-new-tokens", type=_positive, metavar="N", help="longest reply in tokens, default 512")
+    make.add_argument("--temperature", type=_not_negative, metavar="T", help="default 0.7; 0: the likeliest words")
     make.add_argument(
-        "--max-new-tokens", type=_positive, default=512, metavar="N", help="longest reply in tokens, default 512"
+        "--top-p", type=float, metavar="P", help="share of the probability that is drawn from, default 0.9"
     )
-    make.add_argument(
-        "--temperature", type=_not_negative, default=0.7, metavar="T", help="default 0.7; 0: the likeliest words"
-    )
-    make.add_argument(
-        "--top-p", type=float, default=0.9, metavar="P", help="share of the probability that is drawn from, default 0.9"
-    )
-    make.add_argument(
-        "--timeout", type=_positive, default=120, metavar="SECONDS", help="of an endpoint's reply, default 120"
-    )
+    make.add_argument("--timeout", type=_positive, metavar="SECONDS", help="of an endpoint's reply, default 120")
     make.add_argument(
         "--price",
         nargs=2,

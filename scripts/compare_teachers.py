@@ -45,6 +45,7 @@ def served(model: str, log: Path) -> Iterator[str]:
         str(port),
         "--host",
         "127.0.0.1",
+        "--continuous-batching",
     ]
     with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as server:
         try:
@@ -57,6 +58,8 @@ def served(model: str, log: Path) -> Iterator[str]:
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                     break
+            else:
+                raise OSError(f"A server of {model} is wanted within {START_S} s, got none. Read {log}.")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
@@ -68,12 +71,8 @@ def row(name: str, report: InstructionReport) -> str:
     for kind in KINDS:
         accepted, rejected = report.accepted.get(kind, 0), sum(report.rejected.get(kind, {}).values())
         cells.append(f"{accepted} of {accepted + rejected}")
-    replies = report.num_accepted + sum(sum(reasons.values()) for reasons in report.rejected.values())
-    reasons: dict[str, int] = {}
-    for counts in report.rejected.values():
-        for reason, number in counts.items():
-            reasons[reason] = reasons.get(reason, 0) + number
-    told = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1])[:6])
+    replies = report.num_done - report.num_failed
+    told = ", ".join(f"{reason} {number}" for reason, number in list(report.reasons.items())[:6])
     rate = f"{replies / report.seconds:.1f}" if report.seconds else "-"
     return f"| {name} | {' | '.join(cells)} | {rate} | {report.num_failed} | {told or '-'} |"
 
@@ -109,6 +108,8 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=10, help="of each, default 10")
     options = parser.parse_args()
+    if "endpoint" in options.teachers and options.url is None and options.model is None:
+        parser.error("the endpoint wants --model to serve, or the --url of one that runs")
     options.out.mkdir(parents=True, exist_ok=True)
     lines = [f"| teacher | {' | '.join(KINDS)} | replies/s | failed | rejected |", "|---" * (len(KINDS) + 4) + "|"]
     with contextlib.ExitStack() as stack:

@@ -60,7 +60,13 @@ def test_bad_contexts_are_told_with_their_lines(contexts, tmp_path, capsys):
     [
         (["--kinds", "talk"], "`kinds` must be"),
         (["--language", "xx"], "`language` must be one of en, de, fr, es"),
-        (["--model", "m"], "`--model` is for an endpoint"),
+        (["--model", "m"], "`--model` is for teachers of the kind `endpoint`, got it with `--teacher rules`"),
+        (["--temperature", "0"], "`--temperature` is for teachers of the kind `model` or `endpoint`"),
+        (
+            ["--teacher", "http://127.0.0.1:1/v1", "--batch-size", "2"],
+            "`--batch-size` is for teachers of the kind `model`",
+        ),
+        (["--teacher", "localhost:8000"], "an endpoint's URL, which begins with http:// or https://"),
         (["--teacher", "no/such/folder"], "no/such/folder"),
         (["--prompts", "no/such/folder"], "no/such/folder"),
         (["--image-folder", "no/such/folder"], "`image_folder` must be a folder"),

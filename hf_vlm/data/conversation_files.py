@@ -26,6 +26,7 @@ HELD = object()  # a picture whose bytes are in its row
 _CHARACTERS = 1 << 22  # of a JSON file, read at a time
 _ROWS = 1000  # of a table, read at a time
 _SPACE = re.compile(r"[ \t\n\r]*")
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet", re.IGNORECASE)
 
 
 class ConversationError(ValueError):
@@ -232,6 +233,9 @@ def find_layout(folder: Path, split: str | None, fields: Sequence[str] = FIELDS)
     """The files of one split: the mark of `save_to_disk`, one JSON file, any number of parquet files, or none.
 
     Where several files could be meant, it is the one whose first row has one of the `fields`.
+
+    Raises:
+        ValueError: if files of several splits could be meant, or parquet files are missing by what the others are called.
     """
     saved = [folder / name for name in SAVED_BY_DATASETS if (folder / name).is_file()]
     if saved:
@@ -247,7 +251,7 @@ def find_layout(folder: Path, split: str | None, fields: Sequence[str] = FIELDS)
                 f"`split` must say which part of {folder} to read, got None and {_some(file.name for file in tables or shards)}. "
                 "Name one, such as `split='train'`, or give the file."
             )
-        return tables or shards
+        return tables or _all_there(shards)
     tables = [
         file for file in files_in(folder, ".json", ".jsonl") if plain_name(file) in (f"{split}.json", f"{split}.jsonl")
     ]
@@ -259,17 +263,35 @@ def find_layout(folder: Path, split: str | None, fields: Sequence[str] = FIELDS)
         )
     if tables:
         return tables
-    named = re.compile(rf"{re.escape(split)}(?![A-Za-z])")  # `val` is not `validation`
+    # `val` is not `validation` nor `val2017`, `test` not `test_2016`; `train_0` and `train_00` are parts of `train`
+    named = re.compile(rf"{re.escape(split)}(_?(0\d*|\d{{1,3}}))?[-.]")
     for place in (folder, folder / "data"):
         if shards := [file for file in files_in(place, ".parquet") if named.match(file.name)]:
-            return shards
-    return files_in(folder / split, ".parquet")
+            return _all_there(shards)
+    return _all_there(files_in(folder / split, ".parquet"))
+
+
+def _all_there(shards: list[Path]) -> list[Path]:
+    """The same files, of which none is missing by what their names say."""
+    sets: dict[tuple[str, str], set[int]] = {}
+    for file in shards:
+        if match := _PART.fullmatch(file.name):
+            sets.setdefault((match["stem"], match["total"]), set()).add(int(match["number"]))
+    for (stem, total), numbers in sets.items():
+        if len(numbers) < int(total):
+            absent = min(set(range(int(total))) - numbers)
+            raise ValueError(
+                f"{shards[0].parent} must hold {int(total)} files {stem}-*-of-{total}.parquet, as their names say, got "
+                f"{len(numbers)}, not {stem}-{absent:0{len(total)}}-of-{total}.parquet. Copy or write the others, or "
+                "give one file."
+            )
+    return shards
 
 
 def no_layout(folder: Path, split: str | None) -> ValueError:
     """What to say of a folder without such files."""
     wanted = "one *.json or *.jsonl, or *.parquet" if split is None else (
-        f"{split}.json, {split}.jsonl, {split}*.parquet or {split}/*.parquet"
+        f"{split}.json, {split}.jsonl, {split}.parquet, {split}-*.parquet or {split}/*.parquet"
     )  # fmt: skip
     there = sorted(entry.name for entry in folder.iterdir())[:8]
     return ValueError(

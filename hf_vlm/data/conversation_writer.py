@@ -24,6 +24,7 @@ import pyarrow.parquet
 
 from hf_vlm.data.conversation_files import SAVED_BY_DATASETS, ConversationError, cut
 from hf_vlm.data.conversations import check_messages
+from hf_vlm.data.picture_checks import check_picture
 
 _MB = 1_000_000
 _GROUP_BYTES = 32 * _MB  # of pictures and texts in a row group
@@ -82,6 +83,7 @@ class ConversationWriter:
         self._rows: list[dict[str, Any]] = []
         self._rows_bytes = 0
         self._unfinished: list[Path] = []
+        self._checked: bytes | None = None  # rows about one picture mostly follow each other
         self._sink: Any = None
         self._writer: Any = None
         try:
@@ -128,8 +130,8 @@ class ConversationWriter:
         Raises:
             FileNotFoundError: if a picture's file is missing.
             OSError: if the rows can't be written.
-            ValueError: if messages are no conversation, pictures don't fit their places or are empty, or a note is of another
-                kind.
+            ValueError: if messages are no conversation, pictures don't fit their places, are none, or are cut short, or a note
+                is of another kind; a `ConversationError` with its `kind`.
             TypeError: if a picture is none of these, or a note is unknown.
         """
         messages = [_plain(message) for message in messages] if _is_list(messages) else messages
@@ -139,6 +141,10 @@ class ConversationWriter:
         row: dict[str, Any] = {"id": None if id is None else str(id), "messages": messages, "images": []}
         for number, picture in enumerate(images):
             row["images"].append(_stored(picture, names[number] if names is not None else None))
+            data = row["images"][-1]["bytes"]
+            if data is not None and data != self._checked:
+                check_picture(data, str(picture) if isinstance(picture, Path) else row["images"][-1]["path"])
+                self._checked = data
         for name in notes:
             if name not in self.notes:
                 known = ", ".join(f"`{one}`" for one in self.notes) or "none"
@@ -320,11 +326,6 @@ def _stored(picture: Any, name: str | None) -> dict[str, Any]:
     else:
         raise TypeError(
             f"`images` must be paths, bytes or names, got {type(picture).__name__}. Save a picture to bytes first."
-        )
-    if not data:
-        raise ConversationError(
-            f"wanted a picture, got an empty file {cut(name or '', 255)}. Copy or download it again.",
-            "unreadable pictures",
         )
     return {"bytes": data, "path": name}
 

@@ -2,18 +2,19 @@
 
     any set that `task_rows.stream_task` reads -> `ConversationWriter`'s folder, or a format of `published_writers.py`
 
-What is written is put in place when it is whole: until then it is `.OUT.unfinished` beside. A bad row is left out and told of; it
-never costs the others. Memory stays flat where the source can be read row by row.
+What is written is put in place when it is whole: until then it is in a folder `.OUT.*.unfinished` beside, each run's own. A bad
+row is left out and told of; it never costs the others. Memory stays flat where the source can be read row by row.
 """
 
 import contextlib
-import io
+import errno
+import glob
 import json
 import os
 import re
 import shutil
+import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from PIL import Image
 
 from hf_vlm.data.conversation_files import (
     FIELDS,
@@ -36,9 +36,10 @@ from hf_vlm.data.conversation_files import (
 from hf_vlm.data.conversation_writer import ConversationWriter
 from hf_vlm.data.conversations import PictureFinder, conversation_record, holds_conversations, text_of
 from hf_vlm.data.format_prompts import FORMAT_PROMPTS, with_format_prompt
-from hf_vlm.data.format_writer import ConversationRow, StoredPicture
+from hf_vlm.data.format_writer import BEYOND, ConversationRow, StoredPicture
+from hf_vlm.data.picture_archives import find_tars
 from hf_vlm.data.published_writers import FORMATS, WRITERS, format_writer
-from hf_vlm.data.task_rows import stream_task
+from hf_vlm.data.task_rows import TASKS, stream_task
 from hf_vlm.data.task_splits import SHARD, VALIDATION_NAMES, find_task_splits
 
 _NOTES = {"references": "list<string>", "kind": "string", "group": "string"}
@@ -143,10 +144,11 @@ def convert(
         progress: called now and then with split, rows written and rows left out.
 
     Raises:
-        FileExistsError: if `out` holds something.
+        FileExistsError: if `out` holds something, or does so at the end, as another run was faster.
         FileNotFoundError: if `path` or `image_folder` is missing.
         OSError: if it can't be written, such as on a full disk; nothing is left of it.
-        ValueError: if an argument is unknown, no layout fits, or not one row could be converted; nothing is left.
+        ValueError: if an argument is unknown or has no use, no layout fits, a file is damaged, or not one row could be converted;
+            nothing is left.
     """
     path, out, begun = Path(path), Path(out), time.monotonic()
     if to not in FORMATS:
@@ -155,37 +157,59 @@ def convert(
         raise FileExistsError(f"A new or empty folder is wanted, got {out}, which is there. Name another.")
     if not path.exists():
         raise FileNotFoundError(f"`path` must be a folder or file, got {path}, which does not exist. Check it.")
+    if task not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(f'`{one}`' for one in TASKS)}, got {task!r}. Correct it.")
+    if image_folder is not None and not Path(image_folder).is_dir():
+        raise FileNotFoundError(f"`image_folder` must be a folder, got {image_folder}, which is none. Check it.")
     report = ConversionReport(str(out), to)
     run = _Conversion(path, task, to, prompt, columns, image_folder, every_answer, max_exchanges, report, progress)
     run.on_bad_row = on_bad_row
     splits: list[str | None] = [split]
     if split is None:
         splits, report.failed_splits = run.splits()
-    staging = out.parent / f".{out.name}.unfinished"
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    others = sorted(out.parent.glob(f".{glob.escape(out.name)}.*unfinished"))
+    own: Path | None = None
     try:
         try:
-            staging.mkdir(parents=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent))
+            staging = own / out.name  # as the other is for its owner alone
+            staging.mkdir()
             run.write(staging, splits)
             if not sum(report.num_rows.values()):
                 first = next((messages[0] for _, messages in report.bad_rows.values()), "none came")
                 raise ValueError(f"{path} must hold rows that become `{to}`, got none. The first was left out: {first}")
             report.num_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-            if out.exists():
-                out.rmdir()
-            os.replace(staging, out)
+            _put_in_place(staging, out)
         except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
             raise OSError(
                 f"{out} must be written, got: {error.strerror or error}. Make room there, or name another folder."
             ) from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    finally:
+        if own is not None:
+            shutil.rmtree(own, ignore_errors=True)
     report.remarks += run.remarks(out)
+    if others:
+        told = ", ".join(map(str, others[:3])) + (", ..." if len(others) > 3 else "")
+        report.remarks.append(f"{told}: of runs that were killed, or still write; remove what no run writes")
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _put_in_place(staging: Path, out: Path) -> None:
+    """Give a whole folder its name, unless another run has taken it meanwhile."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            out.rmdir()  # an empty one
+        os.replace(staging, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise FileExistsError(
+            f"{out} must be new or empty, got files that came while this was written. Name another folder."
+        ) from error
 
 
 class _Conversion:
@@ -212,6 +236,13 @@ class _Conversion:
         self._is_chat = task == "chat" or (
             (to == "multi30k" or not columns) and (has_fields(path) if path.is_file() else holds_conversations(path))
         )
+        if self._is_chat and not find_tars(path, None):
+            useless = [name for name in columns or {} if to != "multi30k" or name not in ("question", "answer")]
+            if useless:
+                raise ValueError(
+                    "`columns` must be left out for conversations, whose fields have fixed names, got "
+                    f"{', '.join(f'`{name}`' for name in useless)}. Leave it out, or name the task whose columns they are."
+                )
         if self._is_chat and to == "multi30k":
             columns = None  # they name what is written
         self._image_folder, self._report, self._progress = image_folder, report, progress
@@ -225,6 +256,7 @@ class _Conversion:
         self._told = time.monotonic()
         self._prompts_kept: dict[str, int] = {}
         self._has_pictures_apart = False
+        self._num_named = 0  # pictures of which the source has the name alone
 
     def splits(self) -> tuple[list[str | None], dict[str, str]]:
         """The splits that the source has, and why others can't be read."""
@@ -258,6 +290,13 @@ class _Conversion:
     def remarks(self, out: Path) -> list[str]:
         """What the reader of the report should know."""
         told = []
+        if self._num_named:
+            number = self._num_named if self._num_named < self._report.num_pictures else "none"
+            carried = f"{number} of the pictures were not" if number != "none" else "no picture was"
+            told.append(
+                f"{carried} carried along, as the source has their names alone: give their folder as `image_folder`, here or "
+                "when reading"
+            )
         if self._has_pictures_apart and (out / "images").is_dir() and self._to not in (*_WITHOUT_NAMES, "ocrvqa"):
             told.append(f"pictures are named from {out / 'images'}: give it as `image_folder` when reading")
         for name, number in self._prompts_kept.items():
@@ -278,6 +317,7 @@ class _Conversion:
         name = self._name(split)
         self._report.num_rows[name] = self._report.num_rows.get(name, 0) + 1
         self._report.num_pictures += len(row.pictures)
+        self._num_named += sum(picture.data is None for picture in row.pictures)
         self._has_pictures_apart = self._has_pictures_apart or bool(row.pictures)
         if self._to not in ("conversations",) and not self._prompt and not self._keeps_prompts():
             question = text_of(row.messages[-2])
@@ -299,9 +339,28 @@ class _Conversion:
         try:
             yield
         except ConversationError as error:
-            self._bad_row(ConversationError(f"{row.source}: {error}", error.kind))
+            told = f"{row.source}: {error}"
+            if (
+                error.kind == BEYOND
+                and len(row.messages) > 2
+                and self._settings["max_exchanges"] > 1
+                and not self._is_chat
+            ):
+                told += " Or convert with `max_exchanges=1`."
+            self._bad_row(ConversationError(told, error.kind))
         except FileNotFoundError as error:
             self._bad_row(FileNotFoundError(f"{row.source}: {error}"))
+
+    def _reading(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """The same rows; that they can't be read is not taken for a folder that can't be written."""
+        try:
+            yield from rows
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ValueError(
+                f"{self._path}: wanted a source that can be read, got {_line_of(error)}. Check it, or copy it again."
+            ) from error
 
     def _rows(self, split: str | None) -> Iterator[ConversationRow]:
         """The rows of a split, pictures read."""
@@ -312,7 +371,8 @@ class _Conversion:
             yield from self._stored_rows(files)
             return
         prompt = self._prompt if adds_prompt else None
-        for one in stream_task(self._path, split, prompt=prompt, on_bad_row=self._bad_row, **self._settings):
+        rows = stream_task(self._path, split, prompt=prompt, on_bad_row=self._bad_row, **self._settings)
+        for one in self._reading(rows):
             notes = {name: note for name, note in one.notes.items() if name != "id"}
             try:
                 pictures = [self._read(image, split) for image in one.images]
@@ -349,20 +409,30 @@ class _Conversion:
         root = Path(self._image_folder) if self._image_folder is not None else files[0].parent
         finder = PictureFinder(root)
         for file in files:
-            try:
-                table = pyarrow.parquet.ParquetFile(file)
-                batches = table.iter_batches(batch_size=_ROWS)
-                number = 0
-                for batch in batches:
-                    for row in batch.to_pylist():
-                        source = f"{file}, row {number}"
-                        number += 1
-                        try:
-                            yield _stored_row(row, source, finder, self._image_folder is not None)
-                        except (ValueError, OSError) as error:
-                            self._bad_row(error)
-            except pyarrow.ArrowException as error:
-                raise ValueError(f"{file}: wanted parquet data, got {error}. Copy or download it again.") from error
+            for number, row in enumerate(_table_rows(file)):
+                try:
+                    one = _stored_row(row, f"{file}, row {number}", finder, self._image_folder is not None)
+                except (ValueError, OSError) as error:
+                    self._bad_row(error)
+                    continue
+                yield one
+
+
+def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, few at a time."""
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_ROWS):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{file}: wanted parquet data, got a damaged file ({_line_of(error)}). Copy or download it again."
+        ) from error
+
+
+def _line_of(error: Exception) -> str:
+    """What an error says, in a line."""
+    return cut(" ".join(str(error).split()), 200)
 
 
 def _stored_row(row: dict[str, Any], source: str, finder: PictureFinder, finds: bool) -> ConversationRow:
@@ -387,22 +457,8 @@ def _stored_row(row: dict[str, Any], source: str, finder: PictureFinder, finds: 
     pictures = []
     for (data, name), known in zip(found, record["pictures"], strict=True):
         data = data if data is not None or known is None else (finder.folder / known).read_bytes()
-        if data is not None:
-            _check_head(data, f"{source}, {cut(str(name), 255)}")
         pictures.append(StoredPicture(data, name))
     notes = {
         name: note for name, note in row.items() if name not in (*FIELDS, *PICTURE_FIELDS, "id") and note is not None
     }
     return ConversationRow(record["messages"], pictures, source, record["id"], notes)
-
-
-def _check_head(data: bytes, where: str) -> None:
-    """That data begins as a picture does; pixels are not read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Image.open(io.BytesIO(data)).close()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConversationError(
-            f"{where}: wanted a picture, got data that begins {data[:16]!r}. Remove the row.", "unreadable pictures"
-        ) from error

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_vlm.data.chat_client import ChatClient, ChatFault, chat_url, key_for, list_models
-from hf_vlm.data.teachers import TeacherReply, TeacherRequest
+from hf_vlm.data.teachers import BudgetReached, TeacherReply, TeacherRequest
 
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_WAIT_S = (
@@ -35,10 +35,6 @@ _LONGEST_WAIT_S = (
 )
 _IN_A_ROW = 8  # requests without an answer after which nobody will get one
 _GROW_EVERY = 2  # answers after which one more request may be in flight
-
-
-class BudgetReached(ValueError):
-    """The cost has reached the budget, and requests are left that were not asked."""
 
 
 @dataclass
@@ -173,9 +169,15 @@ class EndpointTeacher:
         self.account = EndpointAccount(cost=None if price_per_million is None else 0.0)
         self._concurrency, self._timeout_s, self._max_retries = concurrency, timeout_s, max_retries
         self._price, self._budget, self._backoff_s = price_per_million, budget, backoff_s
+        self._spent_before = 0.0
         # A loop's own clock and sleep; tests put others here.
         self._clock: Callable[[], float] = time.monotonic
         self._sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep
+
+    def count_before(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count tokens of an earlier process towards the budget."""
+        if self._price is not None:
+            self._spent_before = (prompt_tokens * self._price[0] + completion_tokens * self._price[1]) / 1e6
 
     def replies(self, requests: Iterable[TeacherRequest]) -> Iterator[TeacherReply]:
         """As `Teacher.replies`, in the order in which they come; at most twice `concurrency` requests are taken ahead.
@@ -427,6 +429,7 @@ class _Run:
 
     def _heed_budget(self) -> None:
         budget, cost = self._teacher._budget, self._account.cost
+        cost = None if cost is None else cost + self._teacher._spent_before
         if budget is not None and cost is not None and cost >= budget:
             self._stop(
                 BudgetReached(

@@ -6,22 +6,19 @@ it is written, so it can be left out. Memory stays flat but for the ids that a f
 
 import contextlib
 import hashlib
-import io
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from PIL import Image
-
 from hf_vlm.data.conversation_files import ConversationError, cut
 from hf_vlm.data.conversations import text_of
 from hf_vlm.data.format_prompts import FORMAT_PROMPTS, format_prompt
+from hf_vlm.data.picture_checks import check_picture, open_head
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -33,7 +30,7 @@ _SUFFIXES = {
     "TIFF": ".tif",
 }
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
-_BEYOND = "rows that the format can't hold"
+BEYOND = "rows that the format can't hold"
 
 
 @dataclass(frozen=True)
@@ -56,30 +53,16 @@ class StoredPicture:
                 "missing pictures",
             )
         data = self.data.read_bytes() if isinstance(self.data, Path) else self.data
-        self._opened(data)
+        check_picture(data, self.name)
         return data
 
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, from the head of the file."""
-        return self._opened(self.read()).size
+        return open_head(self.read(), self.name).size
 
     def suffix(self, data: bytes) -> str:
         """What a file with this content is called by, such as `.png`."""
-        return _SUFFIXES.get(self._opened(data).format or "", ".img")
-
-    def _opened(self, data: bytes) -> Image.Image:
-        """The picture, its pixels unread: a page of HTML that is called .jpg is found out, damage further on is not."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return Image.open(io.BytesIO(data))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            told = (
-                f"{cut(self.name, 255)}, which begins {data[:16]!r}" if self.name else f"data that begins {data[:16]!r}"
-            )
-            raise ConversationError(
-                f"wanted a picture, got {told}. Copy or download it again, or remove the row.", "unreadable pictures"
-            ) from error
+        return _SUFFIXES.get(open_head(data, self.name).format or "", ".img")
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ class ConversationRow:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class AnsweredQuestion:
     """One question with its answer; `references` are all right answers, `answer` among them or not."""
 
     question: str
@@ -221,7 +204,7 @@ class FormatWriter:
 
     # What subclasses take rows apart with
 
-    def exchanges(self, row: ConversationRow) -> list[Exchange]:
+    def exchanges(self, row: ConversationRow) -> list[AnsweredQuestion]:
         """Questions, without the format prompt, and answers; a system message is refused."""
         if row.messages[0]["role"] == "system":
             raise self.beyond("no system message", "one")
@@ -229,17 +212,17 @@ class FormatWriter:
         for asked, answered in zip(row.messages[::2], row.messages[1::2], strict=True):
             content, answer = asked["content"], text_of(answered).strip()
             number = 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)
-            found.append(Exchange(without_format_prompt(text_of(asked), self.prompt), answer, [answer], number))
+            found.append(AnsweredQuestion(without_format_prompt(text_of(asked), self.prompt), answer, [answer], number))
         if row.notes.get("references"):  # of the last
             last = found[-1]
-            found[-1] = Exchange(last.question, last.answer, list(row.notes["references"]), last.num_pictures)
+            found[-1] = AnsweredQuestion(last.question, last.answer, list(row.notes["references"]), last.num_pictures)
         return found
 
-    def exchange(self, row: ConversationRow, pictures: Sequence[int] = (1,), question: bool = True) -> Exchange:
+    def exchange(self, row: ConversationRow, pictures: Sequence[int] = (1,), question: bool = True) -> AnsweredQuestion:
         """The only exchange of a row, with so many pictures, and words in its question if they are wanted."""
         found = self.exchanges(row)
         if len(found) != 1:
-            raise self.beyond("one question a row", f"{len(found)}. Convert the source with `max_exchanges=1`")
+            raise self.beyond("one question a row", str(len(found)))
         if len(row.pictures) not in pictures:
             wanted = " or ".join(map(str, pictures))
             raise self.beyond(
@@ -254,7 +237,7 @@ class FormatWriter:
         return ConversationError(
             f"wanted {wanted}, as `{self.name}` has no place for others, got {got}. Leave the row out, or write `llava` or "
             "`messages`.",
-            _BEYOND,
+            BEYOND,
         )
 
     def unique(self, name: Any) -> Any:

@@ -39,14 +39,15 @@ def write_card(folder: Path, report: "InstructionReport", settings: Mapping[str,
         header["language"] = [limits.language]
     teacher = dict(settings["teacher"])
     name = teacher.pop("name")
-    is_rules = name == "rules"
+    is_rules = not any(key.startswith("prompts of") for key in settings)
     lines = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# Visual instructions by {name}",
         f"{report.num_accepted} conversations with {report.num_exchanges} questions and answers, about {report.num_contexts} "
         "pictures. "
         + (
-            "Rules wrote them from the boxes of the things in the pictures: no sentence says more than the boxes do."
+            "Rules wrote them from the boxes of the things in the pictures and the list of what was looked for: they are as "
+            "right as these."
             if is_rules
             else "A language model wrote them from captions and boxes; it saw no picture, so answers can be wrong about it."
         ),
@@ -69,7 +70,7 @@ def write_card(folder: Path, report: "InstructionReport", settings: Mapping[str,
                 if any(report.num_tokens)
                 else None,
                 "seconds of asking": f"{report.seconds:.0f}",
-                **{key: value for key, value in report.account.items() if not isinstance(value, dict) or value},
+                **{key: value for key, value in report.account.items() if value},
             }
         ),
         "Checks: "

@@ -23,6 +23,7 @@ from hf_vlm.data.conversation_files import ConversationError, cut
 from hf_vlm.data.teachers import KINDS, TeacherReply
 
 _PAGE = 500  # contexts read at a time
+_LAST = "reading = (SELECT MAX(reading) FROM contexts)"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contexts (
@@ -94,7 +95,8 @@ class InstructionStore:
             self._database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
 
     def add_contexts(self, contexts: Iterable[Context], on_bad_row: Any) -> int:
-        """Add those that are new, all or none of them, and return how many; those that are there must be the same.
+        """Add those that are new, all or none of them, and return how many; those that are there must be the same, but for the
+        picture's name. Those that are not among them are kept, but no longer given.
 
         Args:
             contexts: in the order that their numbers shall have; errors that the iteration raises leave the file as it was.
@@ -109,7 +111,8 @@ class InstructionStore:
             )
             before, reading = number, reading + 1
             for context in contexts:
-                record = json.dumps(context.to_dict(), ensure_ascii=False)
+                told = context.to_dict()
+                record = json.dumps(told, ensure_ascii=False)
                 known = self._database.execute(
                     "SELECT source, record, reading FROM contexts WHERE id = ?", (context.id,)
                 ).fetchone()
@@ -125,38 +128,59 @@ class InstructionStore:
                             "duplicate ids",
                         )
                     )
-                elif known[1] != record:
+                elif json.loads(known[1]) | {"image": None} != told | {"image": None}:
                     raise ValueError(
                         f"{context.source}: wanted what the run began with as context {cut(context.id, 80)!r}, got another one. "
                         "Give changed contexts another folder, or another `id`."
                     )
                 else:
-                    self._database.execute("UPDATE contexts SET reading = ? WHERE id = ?", (reading, context.id))
+                    now = (
+                        reading,
+                        record,
+                        context.source,
+                        context.id,
+                    )  # a picture may have been found under another name
+                    self._database.execute("UPDATE contexts SET reading = ?, record = ?, source = ? WHERE id = ?", now)
         return number - before
 
     def num_contexts(self) -> int:
-        """How many there are."""
-        return self._query("SELECT COUNT(*) FROM contexts")[0][0]
+        """How many there are of the last reading."""
+        return self._query(f"SELECT COUNT(*) FROM contexts WHERE {_LAST}")[0][0]
+
+    def categories(self) -> list[str]:
+        """Of all things in the contexts of the last reading, each once, in alphabetical order."""
+        return sorted({thing.category for _, context, _ in self.contexts() for thing in context.instances})
+
+    def num_replies(self) -> int:
+        """How many there are, to whatever context."""
+        return self._query("SELECT COUNT(*) FROM replies")[0][0]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._transaction():
+            for table in ("settings", "contexts", "replies"):
+                self._database.execute(f"DELETE FROM {table}")
 
     def contexts(self, most: int | None = None) -> Iterator[tuple[int, Context, dict[str, StoredReply]]]:
-        """Number, context and the replies to it by kind, in order of their numbers; the first `most` of them."""
-        start = 0
-        while most is None or start < most:
-            end = start + _PAGE if most is None else min(start + _PAGE, most)
+        """Number, context and the replies to it by kind, of the last reading, in order of their numbers; the first `most`."""
+        last, left = -1, most
+        while left is None or left > 0:
+            page = _PAGE if left is None else min(_PAGE, left)
             rows = self._query(
-                "SELECT number, source, record FROM contexts WHERE number >= ? AND number < ?", (start, end)
+                f"SELECT number, source, record FROM contexts WHERE number > ? AND {_LAST} ORDER BY number LIMIT ?",
+                (last, page),
             )
             if not rows:
                 return
             replies: dict[int, StoredReply] = {}
-            wanted = (start * len(KINDS), end * len(KINDS))
+            wanted = (rows[0][0] * len(KINDS), (rows[-1][0] + 1) * len(KINDS))
             for number, *fields in self._query("SELECT * FROM replies WHERE number >= ? AND number < ?", wanted):
                 replies[number] = StoredReply(*fields)
             for number, source, record in rows:
                 numbers = range(number * len(KINDS), (number + 1) * len(KINDS))
                 given = {replies[one].kind: replies[one] for one in numbers if one in replies}
                 yield number, Context.from_dict(json.loads(record), source), given
-            start = end
+            last, left = rows[-1][0], None if left is None else left - len(rows)
 
     def add_replies(self, replies: Sequence[tuple[TeacherReply, str]]) -> None:
         """Add replies with their verdicts, all or none.
@@ -183,10 +207,12 @@ class InstructionStore:
         except sqlite3.IntegrityError as error:
             raise ValueError(f"{self.file}: a reply is wanted once, got one again ({error}).") from error
 
-    def verdicts(self) -> dict[str, dict[str, int]]:
-        """Kind -> verdict -> how many replies, those accepted under the empty text."""
+    def verdicts(self, most: int | None = None) -> dict[str, dict[str, int]]:
+        """Kind -> verdict -> how many replies, those accepted under the empty text; to the contexts that `contexts` gives."""
         counts: dict[str, dict[str, int]] = {}
-        for kind, verdict, number in self._query("SELECT kind, verdict, COUNT(*) FROM replies GROUP BY kind, verdict"):
+        given = f"SELECT number FROM contexts WHERE {_LAST} ORDER BY number LIMIT ?"
+        sql = f"SELECT kind, verdict, COUNT(*) FROM replies WHERE number / {len(KINDS)} IN ({given}) GROUP BY kind, verdict"
+        for kind, verdict, number in self._query(sql, (-1 if most is None else most,)):
             counts.setdefault(kind, {})[verdict] = number
         return counts
 

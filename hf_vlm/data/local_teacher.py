@@ -68,7 +68,8 @@ class LocalTeacher:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = AutoModelForCausalLM.from_pretrained(place, dtype=precision, **weights).to(self._device).eval()
+        dtype: Any = torch.bfloat16 if model is None and precision == "auto" else precision  # the file's is no float
+        self._model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).to(self._device).eval()
         self.settings = {
             "model": self.name,
             "weights": _weights_mark(place, self._model),

@@ -1,5 +1,6 @@
 """Captions as they were published: COCO's, TextCaps' and Karpathy's files; tables of captions reads `task_tables.py`."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ def published_captions(path: Path, split: str | None) -> SourceRows | None:
 
 
 def _files(folder: Path, split: str | None) -> Path | None:
-    named = f"*{split}*" if split else "*"
+    wanted = re.compile(rf"(?<![A-Za-z]){re.escape(split)}(?![A-Za-z])" if split else "")  # `val` is not `minival`
     for place in (folder, folder / "annotations"):
-        if file := only_one(sorted(place.glob(f"captions_{named}.json")), place, "captions_*.json of the split"):
-            return file
-        if file := only_one(sorted(place.glob(f"TextCaps{named}.json")), place, "TextCaps*.json of the split"):
-            return file
+        for kind in ("captions_", "TextCaps"):
+            files = [
+                file for file in sorted(place.glob(f"{kind}*.json")) if wanted.search(file.stem.removeprefix(kind))
+            ]
+            if file := only_one(files, place, f"{kind}*.json of the split"):
+                return file
         karpathy = [file for file in sorted(place.glob("dataset*.json")) if '"sentences"' in head_of(file)]
         if file := only_one(karpathy, place, "dataset*.json with `sentences`"):
             return file

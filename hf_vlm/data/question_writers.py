@@ -33,7 +33,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from hf_vlm.data.conversation_files import ConversationError, cut
-from hf_vlm.data.format_writer import ConversationRow, Exchange, FormatWriter, ten_answers
+from hf_vlm.data.format_writer import AnsweredQuestion, ConversationRow, FormatWriter, ten_answers
 
 _COCO_NAME = re.compile(r"COCO_([a-z]+[0-9]+)_([0-9]{12})\.\w+")
 _PAIR = re.compile(r".+-[0-9]+-[0-9]+")  # of NLVR2: split, set, pair
@@ -208,7 +208,7 @@ class ScienceQaWriter(FormatWriter):
         text = json.dumps(self._splits, ensure_ascii=False)
         self.write(self.folder / "pid_splits.json", text.encode())
 
-    def _problem(self, asked: Exchange) -> tuple[str, str, list[str]]:
+    def _problem(self, asked: AnsweredQuestion) -> tuple[str, str, list[str]]:
         hint, question, choices = choices_of(asked.question)
         if len(choices) < 2:
             raise self.beyond("choices as lines `A. ...`, `B. ...` behind the question", cut(repr(asked.question), 60))
@@ -384,7 +384,7 @@ def choices_of(text: str) -> tuple[str, str, list[str]]:
     return "", text, []
 
 
-def _right_choice(asked: Exchange, choices: list[str]) -> tuple[str, str]:
+def _right_choice(asked: AnsweredQuestion, choices: list[str]) -> tuple[str, str]:
     """The letter of the right choice, and what the answer says before it."""
     letters = string.ascii_uppercase[: len(choices)]
     explained = _EXPLAINED.fullmatch(asked.answer)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hf_vlm.data.contexts import Context
 from hf_vlm.data.teachers import KINDS
@@ -130,7 +131,9 @@ class TeacherPrompts:
     def hash(self, kind: str) -> str:
         """16 hex digits of all that the prompts of a kind depend on besides the contexts."""
         prompt = self._prompt(kind)
-        told = [_LAYOUT, self.max_captions, self.max_boxes, prompt.system, prompt.shots]
+        told: list[Any] = [_LAYOUT, self.max_captions, self.max_boxes, prompt.system, prompt.shots]
+        if kind == "detail_description":
+            told.append(self.questions)
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def examples(self, kind: str) -> tuple[str, ...]:

@@ -51,6 +51,10 @@ class TeacherReply:
     error: str | None = None
 
 
+class BudgetReached(ValueError):
+    """The cost has reached the budget, and requests are left that were not asked."""
+
+
 class Teacher(Protocol):
     """Answers requests.
 

@@ -18,20 +18,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hf_vlm.data.context_files import read_contexts
 from hf_vlm.data.contexts import Context
-from hf_vlm.data.conversation_files import ConversationError
+from hf_vlm.data.conversation_files import ConversationError, cut
 from hf_vlm.data.conversation_writer import ConversationWriter
 from hf_vlm.data.instruction_card import write_card
 from hf_vlm.data.instruction_checks import InstructionLimits, Rejection, dedupe_key, read_reply
 from hf_vlm.data.instruction_store import InstructionStore, StoredReply
 from hf_vlm.data.teacher_prompts import TeacherPrompts
-from hf_vlm.data.teachers import KINDS, Teacher, TeacherReply, TeacherRequest
+from hf_vlm.data.teachers import KINDS, BudgetReached, Teacher, TeacherReply, TeacherRequest
 
 NOTES = {"kind": "string", "teacher": "string", "prompt_hash": "string", "seed": "int64"}
 _SAMPLES = 5  # of each kind of fault, in the report
@@ -52,7 +53,7 @@ class InstructionReport:
         num_exchanges: questions with answers, in all conversations.
         num_tokens: of prompts and of answers, as far as they were counted.
         seconds: that asking took, of all times that the run went on.
-        account: what the teacher itself kept count of, this time.
+        account: what the teacher itself kept count of, such as requests that were sent again, over all times.
         samples: kind -> picture's name and exchanges of one conversation.
     """
 
@@ -78,6 +79,19 @@ class InstructionReport:
         """Of all kinds."""
         return sum(self.failed.values())
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Reason -> how many replies of all kinds were rejected for it, the commonest first."""
+        total: Counter[str] = Counter()
+        for counts in self.rejected.values():
+            total.update(counts)
+        return dict(total.most_common())
+
+    @property
+    def num_done(self) -> int:
+        """Requests with a reply, or without for good."""
+        return self.num_accepted + sum(self.reasons.values()) + self.num_failed
+
     def add(self, kind: str, reason: str) -> None:
         """Count a reply: accepted, where the reason is empty."""
         if reason:
@@ -97,17 +111,11 @@ class InstructionReport:
 
     def progress(self) -> str:
         """One line: how many replies were accepted and rejected so far, by reason."""
-        reasons: dict[str, int] = {}
-        for counts in self.rejected.values():
-            for reason, number in counts.items():
-                reasons[reason] = reasons.get(reason, 0) + number
-        most = sorted(reasons.items(), key=lambda item: -item[1])
-        told = [f"{self.num_accepted} accepted", f"{sum(reasons.values())} rejected"]
+        told = [f"{self.num_accepted} accepted", f"{sum(self.reasons.values())} rejected"]
         if self.num_failed:
             told.append(f"{self.num_failed} failed")
-        return ", ".join(told) + (
-            f" ({', '.join(f'{reason} {number}' for reason, number in most[:4])})" if most else ""
-        )
+        most = [f"{reason} {number}" for reason, number in list(self.reasons.items())[:4]]
+        return ", ".join(told) + (f" ({', '.join(most)})" if most else "")
 
     def __str__(self) -> str:
         lines = []
@@ -172,31 +180,60 @@ def make_instructions(
         FileNotFoundError: if `contexts` or `image_folder` is missing.
         ValueError: if `kinds` are unknown, nothing can be read from `contexts`, or `out` holds a run of another teacher, other
             prompts or another seed, or is in use.
-        ConnectionError: if an endpoint answers nothing; what came before stays.
+        BudgetReached, ConnectionError: if no more may be asked, or an endpoint answers nothing; of what came before there is a
+            data set all the same.
+        FileExistsError: if `out` holds something else.
         OSError: if a disk is full.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise ValueError(f"`kinds` must be some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}. Correct it.")
     kinds = [kind for kind in KINDS if kind in kinds]
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be in [0, 2**63), got {seed}. Choose another.")
     prompts, limits, out = prompts or TeacherPrompts.load(kinds=kinds), limits or InstructionLimits(), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(image_folder) if image_folder is not None else None
+    _refuse_others(out)
+    ConversationWriter(out, "train", notes=NOTES, replace=True)  # says what stands in its way before anything is asked
     report = InstructionReport()
     with InstructionStore(out / "run.sqlite") as store:
+        if not store.num_replies():
+            store.clear()  # of a run that came to nothing, such as for a wrong option
         _keep_settings(store, teacher, prompts, kinds, seed)
-        _read(store, report, contexts, split, image_folder, bbox_format, allow_urls)
+        _read(store, report, contexts, split, folder, bbox_format, allow_urls)
+        if (take := getattr(teacher, "use_vocabulary", None)) is not None:  # what was looked for, as far as can be told
+            names = store.settings().get("vocabulary") or store.categories()
+            store.set("vocabulary", names)
+            take(names)
         report.num_contexts = min(store.num_contexts(), max_contexts or store.num_contexts())
         run = _Run(store, teacher, prompts, limits, kinds, max_contexts, seed)
+        failure: Exception | None = None
         try:
             run.ask(report, progress)
-        finally:
-            report.seconds = store.settings().get("seconds", 0.0)
-            report.num_tokens = store.num_tokens()
-            account = getattr(teacher, "account", None)
-            report.account = account.to_dict() if account is not None else {}
-        run.write(report, out, across_pictures, Path(image_folder) if image_folder is not None else None)
+        except (BudgetReached, ConnectionError) as error:
+            if not store.num_replies():
+                raise
+            failure = error  # what there is becomes a data set all the same
+        settings = store.settings()
+        report.seconds, report.account = settings.get("seconds", 0.0), settings.get("account", {})
+        report.num_tokens = store.num_tokens()
+        run.write(report, out, across_pictures, folder)
         write_card(out, report, store.settings(), limits)
+    if failure is not None:
+        raise failure
     return report
+
+
+def _refuse_others(out: Path) -> None:
+    """Raises FileExistsError if a folder holds what would be overwritten, and is not of a run."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"`out` must be a folder, got the file {out}. Name another.")
+    there = [name for name in ("README.md", "llava.json", "data") if (out / name).exists()]
+    if there and not (out / "run.sqlite").exists():
+        raise FileExistsError(
+            f"`out` must be new, or hold a run to go on with, got {out}, which holds {there[0]}. Name another."
+        )
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _keep_settings(
@@ -231,7 +268,7 @@ def _read(
     report: InstructionReport,
     path: str | Path,
     split: str | None,
-    image_folder: str | Path | None,
+    image_folder: Path | None,
     bbox_format: str | None,
     allow_urls: bool,
 ) -> None:
@@ -252,24 +289,30 @@ def _read(
     found = read_contexts(
         path, split, image_folder=image_folder, bbox_format=bbox_format, allow_urls=allow_urls, on_bad_row=bad_row
     )
-    store.add_contexts(_with_pictures(found, bad_row), bad_row)
+    store.add_contexts(_with_pictures(found, image_folder is not None, bad_row), bad_row)
     if not store.num_contexts():
         raise ValueError(f"{path} must hold contexts with a picture's name, got none. Give each an `image`.")
     store.set("contexts", {"path": str(path), "mark": mark, "bad": report.bad_contexts})
 
 
-def _with_pictures(contexts: Iterable[Context], on_bad_row: Callable[[Exception], None]) -> Iterator[Context]:
+def _with_pictures(
+    contexts: Iterable[Context], has_folder: bool, on_bad_row: Callable[[Exception], None]
+) -> Iterator[Context]:
     for context in contexts:
         if context.image is None:
             told = "wanted an `image`, got none. Name the picture that the conversation will be about."
             on_bad_row(ConversationError(f"{context.source}: {told}", "no picture"))
+        elif has_folder and "://" in context.image:
+            told = f"wanted a file of `image_folder`, got the URL {cut(context.image, 80)}. Download it, or give no folder."
+            on_bad_row(ConversationError(f"{context.source}: {told}", "unwanted names of pictures"))
         else:
             yield context
 
 
 def _mark(path: Path) -> list[Any]:
     """What tells that files are as they were: names, sizes and times."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*.json*") if file.is_file())
+    kinds = (".json", ".jsonl", ".parquet", ".arrow")
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in kinds)
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
@@ -291,16 +334,17 @@ class _Run:
 
     def ask(self, report: InstructionReport, progress: Callable[[int, int, InstructionReport], None] | None) -> None:
         """Ask for every reply that is missing; each is kept as soon as it may be."""
-        for kind, verdicts in self._store.verdicts().items():
-            for verdict, number in verdicts.items():
-                if verdict:
-                    report.rejected.setdefault(kind, {})[verdict] = number
-                else:
-                    report.accepted[kind] = number
+        for kind, verdicts in self._store.verdicts(self._max_contexts).items():
+            if kind in self._kinds:
+                report.accepted[kind] = verdicts.pop("", 0)
+                report.rejected[kind] = verdicts
         total = report.num_contexts * len(self._kinds)
-        done = sum(report.accepted.values()) + sum(sum(counts.values()) for counts in report.rejected.values())
         begun = told = time.monotonic()
         before = self._store.settings().get("seconds", 0.0)
+        account = getattr(self._teacher, "account", None)
+        account_before = account.to_dict() if account is not None else {}
+        if account is not None:
+            self._teacher.count_before(*self._store.num_tokens())  # type: ignore[attr-defined]
         waiting: list[tuple[TeacherReply, str]] = []
         try:
             with contextlib.closing(self._teacher.replies(self._requests(report))) as replies:  # type: ignore[type-var]
@@ -316,42 +360,41 @@ class _Run:
                         if reply.is_last and len(waiting) >= self._teacher.commit_every:
                             self._store.add_replies(waiting)
                             waiting = []
-                    done += 1
                     if progress is not None and time.monotonic() - told > _SECONDS:
                         told = time.monotonic()
-                        progress(done, total, report)
+                        progress(report.num_done, total, report)
         finally:
             while waiting and not waiting[-1][0].is_last:  # of a batch that was not finished
                 waiting.pop()
             self._store.add_replies(waiting)
-            if done_now := time.monotonic() - begun:
-                self._store.set("seconds", before + done_now)
+            self._store.set("seconds", before + time.monotonic() - begun)
+            if account is not None:
+                kept = self._store.settings().get("account", {})
+                self._store.set("account", _added(kept, account.to_dict(), account_before))
         if progress is not None:
-            progress(done, total, report)
+            progress(report.num_done, total, report)
 
     def write(self, report: InstructionReport, out: Path, across_pictures: bool, image_folder: Path | None) -> None:
         """Write the data set of all replies that pass the checks, in the order of the contexts."""
         report.accepted, report.rejected = {}, {}
         llava = out / ".llava.json.unfinished"
-        notes = {"teacher": self._teacher.name, "seed": self._seed}
+        notes, settings = {"teacher": self._teacher.name, "seed": self._seed}, self._store.settings()
         with (
             self._store.seen_keys() as is_seen,
             ConversationWriter(out, "train", notes=NOTES, replace=True) as writer,
-            llava.open("w", encoding="utf-8") as stream,
+            _written(llava) as stream,
         ):
             stream.write("[")
             for _, context, given in self._store.contexts(self._max_contexts):
                 asked: set[str] = set()
-                for kind in self._kinds:
-                    if kind not in given:
-                        continue
+                for kind in (kind for kind in KINDS if kind in given):  # those of earlier runs, too
                     exchanges, reason = self._chosen(
                         kind, given[kind], context, asked, is_seen if across_pictures else None
                     )
                     assert context.image is not None  # `_with_pictures`
                     picture = image_folder / context.image if image_folder is not None else context.image
                     name = f"{context.id}-{kind}"
-                    prompt_hash = self._prompts.hash(kind) if self._teacher.reads_prompts else ""
+                    prompt_hash = settings.get(f"prompts of {kind}", "")
                     row_notes = {**notes, "kind": kind, "prompt_hash": prompt_hash}
                     if not reason:
                         try:
@@ -360,7 +403,7 @@ class _Run:
                             FileNotFoundError,
                             ConversationError,
                         ) as error:  # it was there when the contexts were read
-                            reason = "no such picture"
+                            reason = getattr(error, "kind", "missing pictures")
                             report.add_failure(f"{context.source}: {error}")
                     report.add(kind, reason)
                     if reason:
@@ -370,7 +413,8 @@ class _Run:
                     report.num_exchanges += len(exchanges)
                     report.samples.setdefault(kind, (context.image, exchanges))
             stream.write("\n]\n")
-        os.replace(llava, out / "llava.json")
+            stream.close()
+            os.replace(llava, out / "llava.json")
 
     def _requests(self, report: InstructionReport) -> Iterator[TeacherRequest]:
         for number, context, given in self._store.contexts(self._max_contexts):
@@ -425,6 +469,30 @@ class _Run:
         if is_seen is not None and is_seen(dedupe_key(exchanges)):
             return [], "said of another picture"
         return exchanges, ""
+
+
+@contextlib.contextmanager
+def _written(file: Path) -> Iterator[TextIO]:
+    """A file to write to, which is gone after an error."""
+    try:
+        with file.open("w", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:
+        if error.filename is None or Path(error.filename) == file:  # not of another file
+            error = OSError(f"{file} must be written, got: {error.strerror}. Make room there, or give another folder.")
+        with contextlib.suppress(OSError):
+            file.unlink()
+        raise error
+
+
+def _added(kept: Mapping[str, Any], now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """An account with what came to it from `before` to `now`: requests, those sent again and given up, and their cost."""
+    added: dict[str, Any] = {}
+    for name in ("requests", "failed", "cost"):
+        if now.get(name) is not None:
+            added[name] = (kept.get(name) or 0) + now[name] - (before.get(name) or 0)
+    retries = Counter(kept.get("retries", {})) + (Counter(now.get("retries", {})) - Counter(before.get("retries", {})))
+    return added | ({"retries": dict(retries)} if retries else {})
 
 
 _NOTHING = "nothing to ask about"

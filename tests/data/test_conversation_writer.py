@@ -206,6 +206,7 @@ def test_a_bad_row_is_refused_and_the_others_are_kept(tmp_path):
         ([{"role": "user", "content": "?"}], [], {}, "last word from `assistant`"),
         ("text", [], {}, "wanted a list of messages"),
         (asked(), [b""], {}, "got an empty file"),
+        (asked(), [b"<html>"], {}, "wanted a picture, got data that begins b'<html>'"),
         (asked(), [""], {}, "got an empty text"),
         (asked(), [png(1)], {"seed": "7"}, "a note `seed` of the type `int64`, got '7'"),
         (asked(), [png(1)], {"seed": True}, "a note `seed`"),
@@ -227,6 +228,18 @@ def test_a_bad_row_is_refused_and_the_others_are_kept(tmp_path):
             writer.add(asked(), [Image.new("RGB", (2, 2))])
         writer.add(asked(), [png(1)], references=[])
     assert writer.num_rows == len(read_conversations(tmp_path / "out", "train")) == 1
+
+
+def test_a_file_that_is_no_whole_picture_is_refused_by_name(tmp_path):
+    for name, data in (("page", b"<!DOCTYPE html>"), ("cut", png(1, 64)[:-30]), ("empty", b"")):
+        (tmp_path / f"{name}.png").write_bytes(data)
+    with ConversationWriter(tmp_path / "out") as writer:
+        writer.add(asked(), [png(1)])
+        for name in ("page", "cut", "empty"):
+            with pytest.raises(ConversationError, match=rf"wanted a .*picture, got .*{name}\.png") as told:
+                writer.add(asked(), [tmp_path / f"{name}.png"], names=["called.png"])
+            assert told.value.kind == "unreadable pictures"
+    assert writer.num_rows == 1
 
 
 def test_a_split_without_rows_is_a_file_without_rows(tmp_path):

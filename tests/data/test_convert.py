@@ -14,6 +14,11 @@ from hf_vlm.data.conversations import read_conversations, text_of
 from hf_vlm.data.convert import convert
 from hf_vlm.data.format_prompts import FORMAT_PROMPTS
 
+ASKED = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "A."}]},
+]
+
 
 def picture(seed=1, kind="png"):
     stream = io.BytesIO()
@@ -144,10 +149,119 @@ def test_a_full_disk_is_told_and_leaves_nothing(questions, tmp_path, to):
     assert entries(tmp_path) == ["in"]
 
 
-def test_what_a_killed_run_left_is_no_output_and_is_cleared(questions, tmp_path):
-    put(tmp_path / ".out.unfinished/data/train-00000-of-00001.parquet", b"half")
+def test_what_a_killed_run_left_is_no_output_and_is_told(questions, tmp_path):
+    put(tmp_path / ".out.x1.unfinished/out/data/train-00000-of-00001.parquet", b"half")
+    report = convert(questions, tmp_path / "out", task="vqa")
+    assert entries(tmp_path) == [".out.x1.unfinished", "in", "out"]
+    assert len(read_conversations(tmp_path / "out", "train")) == 3
+    assert ".out.x1.unfinished: of runs that were killed, or still write" in str(report)
+
+
+def test_of_two_runs_into_one_folder_the_first_to_end_wins_and_the_other_is_told(questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vlm.data.convert._SECONDS", -1.0)
+
+    def run_another(split, done, left_out):
+        if done == 1 and split == "train":
+            assert convert(questions, tmp_path / "out", task="vqa", split="validation").num_rows == {"validation": 2}
+
+    with pytest.raises(FileExistsError, match="out must be new or empty, got files that came while this was written"):
+        convert(questions, tmp_path / "out", task="vqa", progress=run_another)
+    assert entries(tmp_path) == ["in", "out"]
+    assert entries(tmp_path / "out/data") == ["validation-00000-of-00001.parquet"]
+
+
+def test_the_folder_has_the_usual_rights(questions, tmp_path):
+    (tmp_path / "usual").mkdir()
     convert(questions, tmp_path / "out", task="vqa")
-    assert entries(tmp_path) == ["in", "out"] and len(read_conversations(tmp_path / "out", "train")) == 3
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_damaged_source_is_told_by_its_file_and_not_as_a_full_disk(tmp_path):
+    with ConversationWriter(tmp_path / "in") as writer:
+        writer.add(ASKED, [picture()])
+    (file,) = writer.files
+    data = bytearray(file.read_bytes())
+    data[4:60] = b"\xff" * 56  # the head of the first page
+    file.write_bytes(data)
+    for to in ("conversations", "llava"):
+        with pytest.raises(
+            ValueError, match="train-00000-of-00001.parquet: wanted parquet data, got a damaged"
+        ) as told:
+            convert(tmp_path / "in", tmp_path / "out", task="chat", to=to)
+        assert "\n" not in str(told.value) and "Make room" not in str(told.value)
+    assert entries(tmp_path) == ["in"]
+
+
+def test_a_source_that_cannot_be_read_is_not_told_as_a_full_disk(questions, tmp_path, monkeypatch):
+    def fail(*args, **settings):
+        raise OSError(5, "Input/output error")
+        yield
+
+    monkeypatch.setattr("hf_vlm.data.convert.stream_task", fail)
+    with pytest.raises(ValueError, match="in: wanted a source that can be read, got .*Input/output error"):
+        convert(questions, tmp_path / "out", task="vqa")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_options_without_use_are_refused_of_conversations(tmp_path, suffix):
+    if suffix == "parquet":
+        with ConversationWriter(tmp_path / "in") as writer:
+            writer.add(ASKED, [picture()])
+    else:
+        put(tmp_path / "in/a.png", picture())
+        put(tmp_path / "in/train.jsonl", [{"messages": ASKED, "image": "a.png"}])
+    with pytest.raises(ValueError, match="`columns` must be left out for conversations, .* got `foo`"):
+        convert(tmp_path / "in", tmp_path / "out", task="chat", columns={"foo": "bar"})
+    with pytest.raises(ValueError, match="`columns` must be left out for conversations, .* got `foo`"):
+        columns = {"question": "en", "answer": "de", "foo": "bar"}
+        convert(tmp_path / "in", tmp_path / "out", task="chat", to="multi30k", columns=columns)
+    with pytest.raises(FileNotFoundError, match="`image_folder` must be a folder, got nope, which is none"):
+        convert(tmp_path / "in", tmp_path / "out", task="chat", image_folder="nope")
+    with pytest.raises(ValueError, match="`task` must be one of .* got 'caht'"):
+        convert(tmp_path / "in", tmp_path / "out", task="caht")
+    assert entries(tmp_path) == ["in"]
+
+
+def test_that_pictures_were_not_carried_along_is_told(tmp_path):
+    with ConversationWriter(tmp_path / "in") as writer:
+        writer.add(ASKED, ["a.png"])
+    for to in ("conversations", "llava"):
+        report = convert(tmp_path / "in", tmp_path / to, task="chat", to=to)
+        assert "no picture was carried along, as the source has their names alone" in str(report)
+    with ConversationWriter(tmp_path / "in", replace=True) as writer:
+        writer.add(ASKED, ["a.png"])
+        writer.add(ASKED, [picture()])
+    report = convert(tmp_path / "in", tmp_path / "some", task="chat")
+    assert "1 of the pictures were not carried along" in str(report)
+    put(tmp_path / "photos/a.png", picture())
+    report = convert(tmp_path / "in", tmp_path / "all", task="chat", image_folder=tmp_path / "photos")
+    assert "carried along" not in str(report)
+
+
+def test_a_picture_that_is_cut_short_is_left_out_and_told(questions, tmp_path):
+    put(questions / "0.png", picture()[:-30])
+    for to in ("conversations", "llava"):
+        report = convert(questions, tmp_path / to, task="vqa", to=to)
+        assert report.num_rows == {"train": 2, "validation": 1}
+        (number, (told, _)) = report.bad_rows["unreadable pictures"]
+        assert number == 2 and "train.jsonl, line 1: wanted a whole picture, got " in told and "0.png" in told
+
+
+def test_conversations_that_a_format_of_questions_cannot_hold_get_advice_that_works(questions, tmp_path):
+    more = [*ASKED, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "B."}]
+    with ConversationWriter(tmp_path / "talk") as writer:
+        writer.add(more, [picture()])
+        writer.add(ASKED, [picture()])
+    report = convert(tmp_path / "talk", tmp_path / "a", task="chat", to="csv")
+    ((told,),) = [messages for _, messages in report.bad_rows.values()]
+    assert "got 2. Leave the row out, or write `llava` or `messages`." in told and "max_exchanges" not in told
+    rows = [{"image": name, "question": f"{at}?", "answer": "x"} for at, name in enumerate(["0.png", "0.png", "1.png"])]
+    put(questions / "train.jsonl", rows)
+    report = convert(questions / "train.jsonl", tmp_path / "b", task="vqa", to="csv", max_exchanges=4)
+    ((told,),) = [messages for _, messages in report.bad_rows.values()]
+    assert "Or convert with `max_exchanges=1`." in told
+    report = convert(questions / "train.jsonl", tmp_path / "c", task="vqa", to="csv", max_exchanges=1)
+    assert not report.bad_rows and report.num_rows == {"train": 3}
 
 
 def test_another_format_is_written_straight_from_a_set_of_a_task(questions, tmp_path):

@@ -282,6 +282,19 @@ def test_coco_captions_lie_in_their_usual_folders(tmp_path):
         read_task(tmp_path, "val2017", task="caption")
 
 
+def test_captions_of_a_split_are_not_those_of_one_whose_name_ends_alike(tmp_path):
+    write_pictures(tmp_path, "a.jpg", "n1.jpg")
+    for name in ("minival2014", "val2014"):
+        content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": f"{name}."}]}
+        write_json(tmp_path / "coco" / f"captions_{name}.json", content)
+        row = {"image_id": "n1", "caption_str": f"{name}."}
+        write_json(tmp_path / "text" / f"TextCaps_0.1_{name}.json", {"data": [row]})
+    for folder in ("coco", "text"):
+        for split, told in (("val", "val2014."), ("val2014", "val2014."), ("minival", "minival2014.")):
+            rows = read_task(tmp_path / folder, split, task="caption", image_folder=tmp_path)
+            assert rows.references(0) == [told]
+
+
 def test_karpathys_splits_are_read(tmp_path):
     write_pictures(tmp_path / "val2014", "a.jpg", "b.jpg", "c.jpg")
     images = [

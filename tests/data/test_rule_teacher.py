@@ -819,3 +819,22 @@ def test_regions_without_things_are_asked_for_by_phrase_and_box():
             forms[form] += 1
     assert len(forms) == 2
     assert reply(context, "detail_description") == reply(context, "complex_reasoning") == ""
+
+
+def test_people_are_not_counted_when_one_caption_has_more_kinds_of_them():
+    two = [LEFT, RIGHT]
+    assert "people" in counts(scene("A man and a woman.", person=two))
+    assert not counts(scene("A man, a woman and a child.", person=two))
+
+
+def test_there_is_one_for_each_only_when_there_are_enough():
+    row = [(x / 10, 0.4, x / 10 + 0.08, 0.6) for x in range(8)]
+    for num_chairs, verdict in ((1, "No"), (2, "Yes"), (3, "Yes")):
+        context = scene("A room.", person=row[:2], chair=row[3 : 3 + num_chairs])
+        exchanges = [one for seed in range(60) for one in parse_exchanges(reply(context, "complex_reasoning", seed))]
+        found = [
+            (question, answer) for question, answer in exchanges if re.search(r"go without|each could have", answer)
+        ]
+        assert found and all(answer.startswith(verdict) for _, answer in found)
+        for question, answer in found:
+            hold_exchange(Scene(context), question, answer)

@@ -1,9 +1,7 @@
 """A run that makes visual instructions: what is asked, kept, written, and how it goes on after it was stopped."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -14,10 +12,13 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from hf_vlm.data.category_words import categories_in
 from hf_vlm.data.conversation_audit import audit_conversations
 from hf_vlm.data.conversations import read_conversations, text_of
 from hf_vlm.data.instruction_checks import InstructionLimits
-from hf_vlm.data.teachers import KINDS, TeacherReply
+from hf_vlm.data.instruction_store import InstructionStore
+from hf_vlm.data.rule_teacher import RuleTeacher
+from hf_vlm.data.teachers import KINDS, BudgetReached, TeacherReply
 from hf_vlm.data.visual_instructions import make_instructions
 
 CAPTIONS = [f"A {colour} kite flies over a quiet beach." for colour in ("red", "green", "blue", "white")]
@@ -269,31 +270,184 @@ def test_progress_is_told(contexts, tmp_path):
     assert told[-1] == (12, 12)
 
 
+@pytest.mark.parametrize("there", ["README.md", "llava.json", "data/train.parquet"])
+def test_folder_of_something_else_is_refused_and_left_alone(contexts, tmp_path, there):
+    file = tmp_path / "out" / there
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(FileExistsError, match="must be new, or hold a run to go on with"):
+        make(contexts, tmp_path / "out", teacher := Parrot())
+    assert file.read_text() == "mine"
+    assert teacher.asked == []
+
+
+def test_file_in_the_place_of_the_folder_is_refused(contexts, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(FileExistsError, match="`out` must be a folder, got the file"):
+        make(contexts, tmp_path / "out", Parrot())
+
+
+@pytest.mark.parametrize("error", [BudgetReached("spent"), ConnectionError("gone")])
+def test_teacher_that_ends_leaves_a_data_set_of_what_it_said(contexts, tmp_path, error):
+    class Ending(Parrot):
+        def replies(self, requests):
+            for number, reply in enumerate(super().replies(requests)):
+                if number == 4:
+                    raise error
+                yield reply
+
+    with pytest.raises(type(error), match=str(error)):
+        make(contexts, tmp_path / "out", Ending())
+    assert [name for name, _ in rows_of(tmp_path / "out")] == [*(f"0-{kind}" for kind in KINDS), "1-conversation"]
+
+
+def test_teacher_that_says_nothing_leaves_the_folder_free_for_another(contexts, tmp_path):
+    class Dead(Parrot):
+        def replies(self, requests):
+            next(iter(requests))
+            raise ConnectionError("nobody there")
+            yield
+
+    with pytest.raises(ConnectionError):
+        make(contexts, tmp_path / "out", Dead(), seed=5)
+    assert make(contexts, tmp_path / "out", Parrot()).num_accepted == 12
+
+
+def test_kinds_of_earlier_runs_stay_in_the_data_set(contexts, tmp_path):
+    make(contexts, tmp_path / "out", Parrot(), kinds=["conversation"])
+    told = []
+    report = make(
+        contexts,
+        tmp_path / "out",
+        Parrot(),
+        kinds=["detail_description"],
+        progress=lambda done, total, report: told.append((done, total)),
+    )
+    assert report.accepted == {"conversation": 4, "detail_description": 4}
+    assert told[-1] == (4, 4)
+
+
+def test_contexts_that_are_gone_from_the_file_are_left_out(contexts, tmp_path):
+    make(contexts, tmp_path / "out", Parrot())
+    lines = contexts.read_text().splitlines(keepends=True)
+    contexts.write_text("".join(lines[2:]))
+    report = make(contexts, tmp_path / "out", teacher := Parrot())
+    assert (report.num_contexts, report.num_accepted, teacher.asked) == (2, 6, [])
+    assert rows_of(tmp_path / "out")[0][0] == "2-conversation"
+    contexts.write_text("".join(lines))
+    assert make(contexts, tmp_path / "out", teacher := Parrot()).num_accepted == 12
+    assert teacher.asked == []
+
+
+def test_pictures_found_under_another_name_go_on(tmp_path):
+    file = write_contexts(tmp_path / "contexts", pictures=False)
+    make_instructions(file, tmp_path / "out", Parrot())
+    for index in range(4):
+        Image.new("RGB", (4, 4)).save(file.parent / f"{index}.jpg")
+    report = make(file, tmp_path / "out", teacher := Parrot())
+    assert (report.num_accepted, teacher.asked) == (12, [])
+    assert json.loads((tmp_path / "out" / "llava.json").read_text())[0]["image"] == "0.jpg"
+
+
+def test_urls_are_no_pictures_of_a_folder(contexts, tmp_path):
+    with contexts.open("a") as stream:
+        stream.write(json.dumps({"id": "4", "image": "https://example.org/a.png", "captions": ["A kite."]}) + "\n")
+    report = make(contexts, tmp_path / "out", Parrot(), allow_urls=True)
+    assert {kind: number for kind, (number, _) in report.bad_contexts.items()} == {"unwanted names of pictures": 1}
+    names_only = make_instructions(
+        contexts, tmp_path / "names", Parrot(), allow_urls=True, kinds=["detail_description"]
+    )
+    assert names_only.accepted["detail_description"] == 5 - sum(
+        names_only.rejected.get("detail_description", {}).values()
+    )
+
+
+def test_picture_that_is_gone_or_broken_is_left_out_with_its_reason(contexts, tmp_path):
+    class Clumsy(Parrot):
+        def replies(self, requests):
+            yield from super().replies(requests)
+            (contexts.parent / "0.png").unlink()
+            (contexts.parent / "1.png").write_text("<html>")
+
+    report = make(contexts, tmp_path / "out", Clumsy(), kinds=["conversation"])
+    assert report.accepted == {"conversation": 2}
+    assert report.rejected == {"conversation": {"missing pictures": 1, "unreadable pictures": 1}}
+
+
+def test_account_of_a_teacher_is_added_up_over_runs(contexts, tmp_path):
+    class Account:
+        def __init__(self):
+            self.told = {"requests": 0, "retries": {}, "cost": 0.0, "seconds": 1.5}
+
+        def to_dict(self):
+            return json.loads(json.dumps(self.told))
+
+    class Paid(Parrot):
+        before = None
+
+        def count_before(self, *tokens):
+            self.before = tokens
+
+        def replies(self, requests):
+            self.account.told["retries"]["429"] = 2
+            for reply in super().replies(requests):
+                self.account.told["requests"] += 1
+                self.account.told["cost"] += 0.5
+                yield reply
+
+    for kinds in (["conversation"], ["detail_description"]):
+        teacher = Paid()
+        teacher.account = Account()
+        report = make(contexts, tmp_path / "out", teacher, kinds=kinds)
+    assert teacher.before == (400, 80)
+    assert report.account == {"requests": 8, "retries": {"429": 4}, "cost": 4.0}
+
+
+def test_rules_deny_only_what_the_contexts_name(contexts, tmp_path):
+    """Kites alone were looked for: that there is no dog, nobody knows."""
+    make(contexts, tmp_path / "out", RuleTeacher(), across_pictures=False)
+    said = " ".join(answer for _, words in rows_of(tmp_path / "out") for answer in words[1::2])
+    assert categories_in(said) == {"kite"}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seed_out_of_range_is_refused(contexts, tmp_path, seed):
+    with pytest.raises(ValueError, match="`seed` must be in"):
+        make(contexts, tmp_path / "out", Parrot(), seed=seed)
+
+
 _RUN = """
 import sys
-from tests.data.test_visual_instructions import Parrot, make
 from pathlib import Path
+from tests.data.test_visual_instructions import Parrot, make
+Path(sys.argv[3]).touch()
 make(Path(sys.argv[1]), sys.argv[2], Parrot(seconds=0.02))
 """
 
 
 @pytest.mark.slow
 def test_run_that_is_killed_again_and_again_comes_to_the_same(tmp_path):
-    """Twenty times at random moments, of reading, asking and writing; then to its end."""
-    contexts = write_contexts(tmp_path / "contexts", number=60)
+    """Twenty times at random moments after it began; then to its end."""
+    contexts = write_contexts(tmp_path / "contexts", number=120)
     make(contexts, tmp_path / "whole", Parrot())
-    out, draw, killed = tmp_path / "out", random.Random(0), 0
-    command = [sys.executable, "-c", _RUN, str(contexts), str(out)]
+    out, begun, draw = tmp_path / "out", tmp_path / "begun", random.Random(0)
+    command = [sys.executable, "-c", _RUN, str(contexts), str(out), str(begun)]
+    stored, killed = [0], 0
     while killed < 20:
+        begun.unlink(missing_ok=True)
         process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-        while process.poll() is None and not (out / "run.sqlite").exists():
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.25) if killed else 0.05)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        killed += 1
+        while process.poll() is None and not begun.exists():  # imports take longer than the run
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.6))
+        killed += process.poll() is None
+        process.kill()
         process.wait()
-        assert not list(out.glob("data/*.parquet")) or rows_of(out)  # what is there can be read
+        if (out / "run.sqlite").exists():
+            with InstructionStore(out / "run.sqlite") as store:
+                stored.append(store.num_replies())
+    assert stored == sorted(stored)
+    assert len(set(stored)) > 10  # most of them got somewhere
+    assert 0 < stored[-1] < 360  # and none to the end
     assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 0
     assert rows_of(out) == rows_of(tmp_path / "whole")
     assert (out / "llava.json").read_bytes() == (tmp_path / "whole" / "llava.json").read_bytes()
