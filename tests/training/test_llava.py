@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration
+from hf_vlm.data.rule_teacher import RuleTeacher
+from hf_vlm.data.visual_instructions import make_instructions
 from hf_vlm.training.dry_run import dry_run
 from hf_vlm.training.llava import build_trainer, train
 from tests.training.tiny_conversations import recipe_of, tiny_llava_recipe, write_conversations, write_parts
@@ -369,3 +371,30 @@ def test_packed_row_is_a_batch_where_the_recipe_does_not_say(folders, tmp_path):
     del sections["training"]["per_device_train_batch_size"], sections["training"]["per_device_eval_batch_size"]
     arguments = build_trainer(recipe_of(tmp_path, sections)).args
     assert arguments.per_device_train_batch_size == arguments.per_device_eval_batch_size == 1
+
+
+def test_data_that_a_teacher_made_is_trained_on(recipe, tmp_path):
+    contexts = []
+    for index in range(4):
+        Image.new("RGB", (16, 16), (index * 60, 0, 0)).save(tmp_path / f"{index}.png")
+        boxes = [
+            {"category": "dog", "bbox": [0.05, 0.1, 0.3, 0.9]},
+            {"category": "boat", "bbox": [0.5, 0.1, 0.95, 0.9]},
+        ]
+        contexts.append({"id": str(index), "image": f"{index}.png", "captions": ["At sea."], "instances": boxes})
+    (tmp_path / "contexts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in contexts))
+    report = make_instructions(
+        tmp_path / "contexts.jsonl", tmp_path / "made", RuleTeacher(), image_folder=tmp_path, across_pictures=False
+    )
+    assert report.num_accepted == 12
+    made = {"folder": str(tmp_path / "made"), "train": [{"path": ".", "split": "train"}]}
+    trainer = build_trainer(
+        recipe(
+            data={**made, "max_length": 500, "max_tokens": 512},
+            parts=SECOND["parts"],
+            training={"max_steps": 24, "learning_rate": 1e-2},
+        )
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
