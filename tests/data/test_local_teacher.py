@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def requests(*numbers):
+def requests(*numbers, seed=1000):
     words = "what is it a cat sits on the mat and looks at you".split()
     return [
         TeacherRequest(
@@ -40,7 +40,7 @@ def requests(*numbers):
             KINDS[number % 3],
             Context(str(number), f"{number}.png"),
             [{"role": "user", "content": " ".join((words * 3)[: 1 + (number * 7) % 20])}],
-            seed=1000 + number,
+            seed=seed + number,
         )
         for number in numbers
     ]
@@ -63,13 +63,13 @@ def test_replies_are_those_of_the_model_on_each_prompt_alone(folder):
 
 
 def test_same_requests_are_answered_the_same_by_chance_of_their_seeds(folder):
-    def said(seed):
+    def said(global_seed, seed=1000):
         teacher = LocalTeacher(folder, batch_size=2, max_new_tokens=12, temperature=1.0)
-        torch.manual_seed(seed)  # of no account
-        return [reply.text for reply in teacher.replies(requests(*range(4)))]
+        torch.manual_seed(global_seed)  # of no account
+        return [reply.text for reply in teacher.replies(requests(*range(4), seed=seed))]
 
     assert said(0) == said(1)
-    assert len(set(said(0))) > 1
+    assert said(0) != said(0, seed=2000)
 
 
 def test_run_that_goes_on_makes_the_same_batches(folder):
