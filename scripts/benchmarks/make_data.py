@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from hf_vlm.data.rule_teacher import RuleTeacher
-
 from hf_vlm.data.teachers import KINDS
 from hf_vlm.data.visual_instructions import InstructionReport, make_instructions
 
