@@ -97,3 +97,12 @@ def test_set_is_converted_and_back(tmp_path, capsys):
     capsys.readouterr()
     assert main(["convert", str(out), "--to", "lava", "--out", str(tmp_path / "other")]) == 1
     assert "llava" in capsys.readouterr().err
+
+
+def test_first_fault_is_told_where_nothing_can_be_used(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "a.png", "captions": [" "]}) + "\n")
+    assert main(["make-data", str(tmp_path / "rows.jsonl"), "--teacher", "rules", "--out", str(tmp_path / "out")]) == 1
+    assert "rows.jsonl, line 1: wanted captions, instances or regions" in capsys.readouterr().err
+    command = ["convert", str(tmp_path / "rows.jsonl"), "--task", "vqa", "--out", str(tmp_path / "converted")]
+    assert main(command) == 1
+    assert "rows.jsonl, line 1: wanted `question` as the question" in capsys.readouterr().err

@@ -109,22 +109,26 @@ def _raise(error: Exception) -> None:
 
 
 def _contexts(path: Path, rows: Rows, reader: "_RowReader", on_bad_row: OnBadRow) -> Iterator[Context]:
-    is_empty = True
+    is_empty, first = True, None
     for source, row in rows:
         try:
             if isinstance(row, Exception):
                 raise row
             context = reader.read(row, source)
         except FileNotFoundError as error:
-            on_bad_row(FileNotFoundError(f"{source}: {error}"))
+            fault: Exception = FileNotFoundError(f"{source}: {error}")
         except ValueError as error:
             told = str(error) if str(error).startswith(source) else f"{source}: {error}"
-            on_bad_row(ConversationError(told, getattr(error, "kind", "bad rows")))
+            fault = ConversationError(told, getattr(error, "kind", "bad rows"))
         else:
             is_empty = False
             yield context
+            continue
+        first = first or fault
+        on_bad_row(fault)
     if is_empty:
-        raise ValueError(f"{path} must hold contexts, got none that can be used. Check the file and the split.")
+        why = "Check the file and the split." if first is None else f"The first was left out: {first}"
+        raise ValueError(f"{path} must hold contexts, got none that can be used. {why}")
 
 
 def _open(path: Path, split: str | None, on_bad_row: OnBadRow, reader: "_RowReader") -> tuple[Rows, "_RowReader"]:

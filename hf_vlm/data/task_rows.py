@@ -204,10 +204,14 @@ def _stream(
     on_bad_row: Callable[[Exception], None],
 ) -> Iterator[TaskConversation]:
     number, first, is_varied = 0, "", False
+    left_out: list[Exception] = []  # the first
+
+    def bad_row(error: Exception) -> None:
+        left_out[:] = left_out or [error]
+        on_bad_row(error)
+
     checked: Path | bytes | None = None  # rows about one picture mostly follow each other
-    for text, _, place, held in _records(
-        source, finder, task, columns, prompt, every_answer, max_exchanges, on_bad_row
-    ):
+    for text, _, place, held in _records(source, finder, task, columns, prompt, every_answer, max_exchanges, bad_row):
         record = json.loads(text)
         try:
             stored = source.held[held] if None in record["pictures"] else []
@@ -219,7 +223,7 @@ def _stream(
                     _check_picture(image, f"{place}, picture {at}" if isinstance(image, bytes) else f"{place}, {image}")
                 checked = image
         except (ValueError, OSError) as error:
-            on_bad_row(error)
+            bad_row(error)
             continue
         number += 1
         answer = text_of(record["messages"][-1])
@@ -228,7 +232,7 @@ def _stream(
         notes = {name: record[name] for name in _NOTES if record.get(name) is not None}
         yield TaskConversation(record["messages"], images, place, notes)
     if not number:
-        raise _no_rows(path, task)
+        raise _no_rows(path, task, *left_out)
     if every_answer and task == "caption" and number > 1 and not is_varied:
         raise _equal_captions(path, number, first)
 
@@ -352,8 +356,9 @@ def _check_picture(picture: Path | bytes, name: str) -> None:
         ) from error
 
 
-def _no_rows(path: Path, task: str) -> ValueError:
-    return ValueError(f"{path} must hold rows of the task `{task}`, got none. Check the file and the split.")
+def _no_rows(path: Path, task: str, first: Exception | None = None) -> ValueError:
+    why = "Check the file and the split." if first is None else f"The first was left out: {first}"
+    return ValueError(f"{path} must hold rows of the task `{task}`, got none. {why}")
 
 
 def _equal_captions(path: Path, number: int, caption: str) -> ValueError:

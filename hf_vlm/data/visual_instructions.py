@@ -101,8 +101,8 @@ class InstructionReport:
             self.accepted[kind] = self.accepted.get(kind, 0) + 1
 
     def add_failure(self, message: str) -> None:
-        """Keep a message, if it is among the first."""
-        if len(self.failures) < _SAMPLES:
+        """Keep a message, if it is new and among the first."""
+        if len(self.failures) < _SAMPLES and message not in self.failures:
             self.failures.append(message)
 
     def to_dict(self) -> dict[str, Any]:
