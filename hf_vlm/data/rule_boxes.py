@@ -51,8 +51,7 @@ def order_along(one: Box, other: Box, axis: int) -> int:
     apart = (other[axis] + other[axis + 2] - one[axis] - one[axis + 2]) / 2
     if shared > 0:
         lengths = one[axis + 2] - one[axis], other[axis + 2] - other[axis]
-        is_inside = min(lengths) <= shared + 1e-9
-        if abs(apart) < _APART or shared > _OVERLAP * min(lengths) or is_inside:
+        if abs(apart) < _APART or shared > _OVERLAP * min(lengths):
             return 0
     return 0 if abs(apart) < 0.02 else (-1 if apart > 0 else 1)
 
