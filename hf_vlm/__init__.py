@@ -47,6 +47,7 @@ from hf_vlm.models.vit.modeling_vit import VisionTransformerBackbone, VisionTran
 from hf_vlm.models.vqvae.configuration_vqvae import VQVAEConfig
 from hf_vlm.models.vqvae.image_processing_vqvae import VQVAEImageProcessor, VQVAEImageProcessorPil
 from hf_vlm.models.vqvae.modeling_vqvae import VQVAEModel
+from hf_vlm.parts.package_version import __version__
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.pipelines.image_captioning import ImageCaptioningPipeline
 from hf_vlm.pipelines.image_to_text import ImageToTextPipeline
@@ -55,8 +56,6 @@ from hf_vlm.pipelines.page_reading import PageReader
 from hf_vlm.pipelines.picture_question_answering import PictureQuestionAnsweringPipeline
 from hf_vlm.pipelines.tasks import register_tasks, restore_removed_tasks
 from hf_vlm.pipelines.text_recognition import TextRecognitionPipeline
-
-__version__ = "0.1.0"
 
 AutoConfig.register("hf_vlm_vit", VisionTransformerConfig)
 AutoModel.register(VisionTransformerConfig, VisionTransformerModel)

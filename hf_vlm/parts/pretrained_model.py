@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from ..blocks.patch_embed import as_pair
 from .base_weights import check_base
 from .checkpoint_files import naming_faults, read_config, read_tensors, read_weights
+from .hub_config import newer_version
+from .package_version import __version__
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -143,7 +146,9 @@ class HubModel(PreTrainedModel):
                 )
 
         if not with_info:
-            model._refuse_random_weights(info["missing_keys"], pretrained_model_name_or_path)
+            model._refuse_random_weights(
+                info["missing_keys"], pretrained_model_name_or_path, newer=newer_version(stored)
+            )
         sizes = {name: size for name, size in sizes.items() if size is not None}
         if sizes:
             model.resize(**sizes)
@@ -209,7 +214,9 @@ class HubModel(PreTrainedModel):
             _take_generation_settings(model, name_or_path, hub_arguments)
         return model, info
 
-    def _refuse_random_weights(self, missing: set[str], name_or_path: str | os.PathLike) -> None:
+    def _refuse_random_weights(
+        self, missing: set[str], name_or_path: str | os.PathLike, newer: str | None = None
+    ) -> None:
         may_be_new = (*self.may_be_new, *(self.heads or ()))
         needed = sorted(name for name in missing if not any(part in may_be_new for part in name.split(".")))
         for head in self.heads or ():  # new as a whole, or not at all
@@ -220,7 +227,12 @@ class HubModel(PreTrainedModel):
         if needed:
             raise ValueError(
                 f"{name_or_path} must hold every weight of its model, got none for {len(needed)} tensors, the first "
-                f"`{needed[0]}` by our name. Copy or download the checkpoint again; check that config.json belongs to it."
+                f"`{needed[0]}` by our name. "
+                + (
+                    f"hf-vlm {newer} wrote it, this is {__version__}: run `pip install --upgrade hf-vlm`."
+                    if newer is not None
+                    else "Copy or download the checkpoint again; check that config.json belongs to it."
+                )
             )
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -235,10 +247,32 @@ class HubModel(PreTrainedModel):
             check_base(self, peft_model_id, **{name: where[name] for name in HUB_ARGUMENTS if name in where})
         return info
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: object) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory."""
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory.
+
+        Raises:
+            OSError: if the disk has no room for the weights; what the folder held before is then as it was.
+        """
         kwargs.setdefault("save_original_format", False)
+        if not getattr(self, "_hf_peft_config_loaded", False):  # an adapter is small, whatever the model
+            _check_room(save_directory, kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _check_room(folder: str | os.PathLike, weights: Mapping[str, Any]) -> None:
+    """Raises OSError if weights don't fit on a folder's disk, where old files make room only when new ones are whole."""
+    tensors = [tensor for tensor in weights.values() if isinstance(tensor, torch.Tensor)]
+    own = {
+        (tensor.data_ptr() or id(tensor), tensor.shape): tensor.numel() * tensor.element_size() for tensor in tensors
+    }
+    wanted = sum(own.values())  # tied ones once
+    place = next((place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists()), Path.cwd())
+    free = shutil.disk_usage(place).free
+    if free < wanted:
+        raise OSError(
+            f"Saving in {folder} wants {wanted / 1e6:,.1f} MB, got {free / 1e6:,.1f} MB free on its disk. Nothing was written. "
+            "Free some, or save elsewhere.",
+        )
 
 
 def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.PathLike, hub_arguments: dict) -> None:

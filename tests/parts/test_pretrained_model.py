@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,3 +189,36 @@ def test_settings_by_name_reach_the_config_of_a_home_folder_and_a_whole_config_i
     assert model.config.hidden_dropout_prob == 0.25
     with pytest.raises(ValueError, match="give the fields to change by name"):
         VisionTransformerModel.from_pretrained(home_folder, config=VisionTransformerConfig())
+
+
+def test_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    model = VisionTransformerModel(VisionTransformerConfig(**HOME))
+    model.save_pretrained(tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    randomise(model)
+    size = sum(tensor.numel() * 4 for tensor in model.state_dict().values())
+    asked = []
+
+    def usage(place):
+        asked.append(place)
+        return SimpleNamespace(free=size - 1)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    with pytest.raises(OSError, match="Saving in .*run wants .* MB free on its disk. Nothing was written"):
+        model.save_pretrained(tmp_path / "run")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    with pytest.raises(OSError, match="Nothing was written"):
+        model.save_pretrained(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    assert asked == [tmp_path / "run", tmp_path]
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=size))
+    model.save_pretrained(tmp_path / "run")
+
+
+def test_tied_weights_need_room_once(tmp_path, monkeypatch):
+    model = tiny_reader({"model_type": "vit", "num_channels": 1} | HOME)
+    tied = model.get_output_embeddings().weight
+    assert tied.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    size = sum(tensor.numel() * 4 for tensor in model.state_dict().values()) - 4 * tied.numel()
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=size))
+    model.save_pretrained(tmp_path)

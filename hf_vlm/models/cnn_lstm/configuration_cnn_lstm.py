@@ -6,12 +6,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ...parts.hub_config import HubConfig
+
 # A network to try things with; pretrained ones come by `from_pretrained_parts`.
 _SMALL_RESNET = {"embedding_size": 16, "hidden_sizes": (16, 24, 32, 48), "depths": (1, 1, 1, 1), "layer_type": "basic"}
 
 
 @strict
-class CnnLstmConfig(PreTrainedConfig):
+class CnnLstmConfig(HubConfig):
     """Configuration of a whole captioner: any vision encoder of the Hub, and an LSTM that writes about its map.
 
     Args:

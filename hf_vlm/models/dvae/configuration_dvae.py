@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from ...blocks.likelihoods import LikelihoodName, ScaleKind
+from ...parts.hub_config import HubConfig
 from ...parts.settings import check_grid, check_likelihood
 
 # Appendix A.2 of the paper, and its released code. The KL weight and the temperature are those at the end of training.
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict
-class DVAEConfig(PreTrainedConfig):
+class DVAEConfig(HubConfig):
     """Settings of a `DVAEModel`; the defaults are small enough to train in a test.
 
     Args:

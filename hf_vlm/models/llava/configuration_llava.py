@@ -8,6 +8,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
+from ...parts.hub_config import HubConfig
+
 _CLIP_LARGE = {
     "model_type": "clip_vision_model",
     "hidden_size": 1024,
@@ -38,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict
-class LlavaVisionLanguageConfig(PreTrainedConfig):
+class LlavaVisionLanguageConfig(HubConfig):
     """Configuration of a whole LLaVA: any vision encoder and any causal language model of the Hub.
 
     Args:

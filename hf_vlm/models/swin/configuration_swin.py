@@ -3,11 +3,11 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 from ...blocks.classification import validate_head_settings
 from ...blocks.patch_embed import as_pair
+from ...parts.hub_config import HubConfig
 from ...parts.settings import check_ranges
 
 # Table 7 and section 4 of the paper: width, depth, heads and drop path rate (for ImageNet-1K) of each published size.
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict
-class SwinTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
+class SwinTransformerConfig(BackboneConfigMixin, HubConfig):
     """Settings of a `SwinTransformerModel`; the defaults are small enough to train in a test.
 
     Args:

@@ -6,9 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ...parts.hub_config import HubConfig
+
 
 @strict
-class TrOCREncoderDecoderTextConfig(PreTrainedConfig):
+class TrOCREncoderDecoderTextConfig(HubConfig):
     """Configuration of our text decoder, wide enough for the decoders of the paper, RoBERTa, BERT and MiniLM.
 
     Args:
@@ -67,7 +69,7 @@ class TrOCREncoderDecoderTextConfig(PreTrainedConfig):
 
 
 @strict
-class TrOCREncoderDecoderConfig(PreTrainedConfig):
+class TrOCREncoderDecoderConfig(HubConfig):
     """Configuration of a whole TrOCR model: any vision encoder of the Hub, and our text decoder or any that cross-attends.
 
     Args:

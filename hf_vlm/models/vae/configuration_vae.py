@@ -4,14 +4,14 @@ import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from ...blocks.likelihoods import LikelihoodName, ScaleKind
+from ...parts.hub_config import HubConfig
 from ...parts.settings import check_conv_stages, check_likelihood, check_ranges
 
 
 @strict
-class VAEConfig(PreTrainedConfig):
+class VAEConfig(HubConfig):
     """Settings of a `VAEModel`; the defaults are small enough to train in a test.
 
     Args:

@@ -11,6 +11,7 @@ from transformers.configuration_utils import SubConfigSpec
 from ...blocks.classification import validate_head_settings
 from ...blocks.patch_embed import as_pair
 from ...blocks.position_embedding import Resampling
+from ...parts.hub_config import HubConfig
 from ...parts.settings import check_ranges
 
 # Dosovitskiy 2021, table 1; S and Ti: Touvron 2021 (DeiT), table 1.
@@ -24,7 +25,7 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 @strict
-class VisionTransformerConfig(BackboneConfigMixin, PreTrainedConfig):
+class VisionTransformerConfig(BackboneConfigMixin, HubConfig):
     """Settings of a `VisionTransformerModel`; the defaults are small enough to train in a test.
 
     Args:

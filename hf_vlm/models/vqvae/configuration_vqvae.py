@@ -4,17 +4,17 @@ import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
 from ...blocks.codebook import CodebookUpdate
 from ...blocks.likelihoods import LikelihoodName, ScaleKind
+from ...parts.hub_config import HubConfig
 from ...parts.settings import check_conv_stages, check_likelihood, check_ranges
 
 _LARGEST_CODEBOOK = 2**20
 
 
 @strict
-class VQVAEConfig(PreTrainedConfig):
+class VQVAEConfig(HubConfig):
     """Settings of a `VQVAEModel`; the defaults are small enough to train in a test.
 
     Args:

@@ -1,0 +1,82 @@
+"""The thin base class between `PreTrainedConfig` and our configs: which version of hf-vlm wrote a folder.
+
+A setting that a config class doesn't know is kept by transformers and read by nobody: a folder of a newer hf-vlm would load
+and compute something else. So `config.json` names the version that wrote it, and one from a newer version is taken only if
+this version knows all that it says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from packaging.version import InvalidVersion, Version
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from .package_version import __version__
+
+VERSION_KEY = "hf_vlm_version"
+_FOR_LOADING = ("_name_or_path", "architectures", "auto_map", "attn_implementation", "model_type", "torch_dtype")
+
+
+@strict
+class HubConfig(PreTrainedConfig):
+    """A `PreTrainedConfig` whose `config.json` names the version of hf-vlm that wrote it."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`, by which every `config.json` comes.
+
+        Raises:
+            ValueError: if a newer version wrote it, and it has settings that this one doesn't know or can't take.
+        """
+        settings = {name: value for name, value in config_dict.items() if name != VERSION_KEY}
+        newer = newer_version(config_dict)
+        if newer is None:
+            return super().from_dict(settings, **kwargs)
+        if unknown := unknown_settings(cls, settings):
+            raise ValueError(_told(newer, f"got `{unknown[0]}`, which it does not know"))
+        try:
+            return super().from_dict(settings, **kwargs)
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            raise ValueError(_told(newer, f"got one that it can't take ({error.__cause__ or error})")) from error
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written to `config.json`."""
+        return {**super().to_diff_dict(), VERSION_KEY: __version__}
+
+
+def newer_version(config: Mapping[str, Any]) -> str | None:
+    """The version of hf-vlm that wrote a `config.json`, if it is newer than this one; None otherwise, or if it names none."""
+    written_by = config.get(VERSION_KEY)
+    try:
+        return written_by if written_by is not None and Version(written_by) > Version(__version__) else None
+    except (InvalidVersion, TypeError):
+        return str(written_by)  # of a scheme that comes after this version
+
+
+def unknown_settings(config_class: type[PreTrainedConfig], settings: Mapping[str, Any]) -> list[str]:
+    """The names in a `config.json` that a config class doesn't have, those of our nested configs after a dot.
+
+    Args:
+        config_class: the class of its model type.
+        settings: the file's content.
+    """
+    known = set(config_class().to_dict()) | set(config_class.attribute_map)
+    unknown = [name for name in settings if name not in known and not hasattr(config_class, name)]
+    unknown = [name for name in unknown if name not in _FOR_LOADING]
+    for name, value in settings.items():
+        if isinstance(value, dict) and str(value.get("model_type")).startswith("hf_vlm_"):
+            if value["model_type"] not in CONFIG_MAPPING:
+                unknown.append(f"{name}.model_type")
+                continue
+            nested = unknown_settings(CONFIG_MAPPING[value["model_type"]], value)
+            unknown += [f"{name}.{setting}" for setting in nested]
+    return unknown
+
+
+def _told(newer: str, came: str) -> str:
+    return (
+        f"`config.json` must hold settings of hf-vlm {__version__}, {came}: hf-vlm {newer} wrote it. "
+        "Run `pip install --upgrade hf-vlm`."
+    )
