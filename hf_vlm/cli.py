@@ -1,4 +1,4 @@
-"""The `hf-vlm` command: parse, call, print. The work is done in `hf_vlm.training` and `hf_vlm.pipelines`.
+"""The `hf-vlm` command: parse, call, print. The work is done in `hf_vlm.training`, `hf_vlm.pipelines` and `hf_vlm.sharing`.
 
 Each command imports what it needs when it runs, so that `hf-vlm --help` answers at once.
 """
@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -419,9 +420,7 @@ def _print_answer(reply: Any, options: argparse.Namespace, can_stop: bool = Fals
 def _merge(options: argparse.Namespace) -> int:
     from hf_vlm.training.lora import merge_adapter
 
-    if len(options.adapter) > 1:
-        raise ValueError(f"`merge` wants one adapter, got {len(options.adapter)}. Merge them one by one.")
-    merge_adapter(options.adapter[0], options.out, options.base)
+    merge_adapter(_only(options.adapter, "merge"), options.out, options.base)
     print(f"Merged model saved in {options.out}")
     return 0
 
@@ -430,10 +429,9 @@ def _show(options: argparse.Namespace) -> int:
     from hf_vlm.training.reports.report_page import write_report
     from hf_vlm.training.reports.run_report import make_report
 
-    if len(options.run) > 1:
-        raise ValueError(f"`show` wants one run, got {len(options.run)}. Show them one by one.")
-    report = make_report(options.run[0], options.samples)
-    file = Path(options.out) if options.out is not None else Path(options.run[0]) / "report.html"
+    run = _only(options.run, "show")
+    report = make_report(run, options.samples)
+    file = Path(options.out) if options.out is not None else Path(run) / "report.html"
     write_report(report, file)
     told = report.to_dict()
     if options.json:
@@ -443,6 +441,61 @@ def _show(options: argparse.Namespace) -> int:
     for problem in told["problems"]:
         print(f"hf-vlm: left out of the report: {problem}", file=sys.stderr)
     return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from hf_vlm.sharing.cards.model_card import write_card
+
+    file = write_card(
+        _only(options.folder, "card"),
+        license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
+        records=options.record,
+        picture=options.picture,
+        limits=options.limits,
+        name=options.name,
+        out=options.out,
+    )
+    print(json.dumps({"file": str(file)}) if options.json else f"Card written: {file}")
+    return 0
+
+
+def _export_transformers(options: argparse.Namespace) -> int:
+    from hf_vlm.sharing.stock.export import export_transformers
+
+    return _print_export(export_transformers(_only(options.folder, options.command), options.out), options)
+
+
+def _export_code(options: argparse.Namespace) -> int:
+    from hf_vlm.sharing.code_folder import export_code
+
+    folder = export_code(_only(options.folder, options.command), options.out)
+    if options.json:
+        print(json.dumps({"out": str(folder)}))
+    else:
+        print(f"{folder} loads without hf-vlm: `AutoModel.from_pretrained(..., trust_remote_code=True)`.")
+    return 0
+
+
+def _export_onnx(options: argparse.Namespace) -> int:
+    from hf_vlm.sharing.onnx_export import export_onnx
+
+    folder = _only(options.folder, options.command)
+    return _print_export(export_onnx(folder, options.out, precision="int8" if options.int8 else "float32"), options)
+
+
+def _print_export(export: Any, options: argparse.Namespace) -> int:
+    print(
+        json.dumps({"out": options.out, **asdict(export)}, ensure_ascii=False, default=str) if options.json else export
+    )
+    return 0
+
+
+def _only(values: Sequence[str], command: str) -> str:
+    if len(values) > 1:
+        raise ValueError(f"`{command}` wants one folder, got {len(values)}. Give them one by one.")
+    return values[0]
 
 
 def _as_training_data(paths: Sequence[str]) -> str:
@@ -556,6 +609,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "chat": _chat,
     "merge": _merge,
     "show": _show,
+    "card": _card,
+    "export-transformers": _export_transformers,
+    "export-code": _export_code,
+    "export-onnx": _export_onnx,
 }
 
 

@@ -299,6 +299,45 @@ def command_line() -> argparse.ArgumentParser:
     show.add_argument("--samples", type=_positive, default=12, metavar="N", help="answers to show, default 12")
     show.add_argument("--json", action="store_true", help="one JSON object: the file, and what is in it in numbers")
     show.set_defaults(command="show", list_name="run")
+
+    card = commands.add_parser(
+        "card",
+        help="write the model card of a trained model or adapter, from what its run and its evaluations recorded",
+    )
+    card.add_argument("folder", nargs=1, metavar="FOLDER", help="of the model or adapter; the card is its README.md")
+    card.add_argument(
+        "--license", metavar="ID", help="as the Hub names it; by default what the parts' licences ask for"
+    )
+    card.add_argument("--license-name", metavar="NAME", help="with `--license other`: its name")
+    card.add_argument("--license-link", metavar="URL", help="with `--license other`: where it stands")
+    card.add_argument(
+        "--record",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="JSON of `hf-vlm evaluate --record` or `--json`: its figures; default: those in the folder",
+    )
+    card.add_argument("--picture", metavar="FILE", help="picture to show, copied beside the card")
+    card.add_argument("--limits", metavar="TEXT", help="what the model can't do, or must not be used for")
+    card.add_argument("--name", metavar="NAME", help="of the model, default: the folder's")
+    card.add_argument("--out", metavar="FILE", help="where to write the card, default FOLDER/README.md")
+    card.add_argument("--json", action="store_true", help="one JSON object: the file")
+    card.set_defaults(command="card", list_name="folder")
+
+    exports = {
+        "export-transformers": "write a model as transformers' own class of the same mathematics, if there is one",
+        "export-code": "write a model with its code: it loads by `trust_remote_code` where hf-vlm is not installed",
+        "export-onnx": "write a model as ONNX files, checked against it through onnxruntime",
+    }
+    for name, told in exports.items():
+        export = commands.add_parser(name, help=told)
+        export.add_argument("folder", nargs=1, metavar="FOLDER", help="folder or Hub name of a model of hf-vlm")
+        export.add_argument("--out", required=True, metavar="FOLDER", help="new folder")
+        if name == "export-onnx":
+            export.add_argument("--int8", action="store_true", help="weights in eight bits, for CPUs")
+        export.add_argument("--json", action="store_true", help="one JSON object at the end")
+        export.set_defaults(command=name, list_name="folder")
     return parser
 
 

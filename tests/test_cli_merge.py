@@ -67,6 +67,6 @@ def test_merge_tells_what_is_wrong(processor, capsys):
     assert main(["merge", "adapter", "--out", "base"]) == 1
     assert "hf-vlm: `out` must be a folder without a model, got base." in capsys.readouterr().err
     assert main(["merge", "adapter", "--out", "merged", "adapter"]) == 1
-    assert "hf-vlm: `merge` wants one adapter, got 2." in capsys.readouterr().err
+    assert "hf-vlm: `merge` wants one folder, got 2." in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["merge", "adapter"])

@@ -17,7 +17,8 @@ ALLOWED = {
     "data": {"data"},
     "training": {"blocks", "parts", "models", "data", "training"},
     "pipelines": {"blocks", "parts", "models", "data", "pipelines"},
-    "cli.py": {"blocks", "parts", "models", "data", "training", "pipelines", "cli.py", "cli_options.py"},
+    "sharing": {"blocks", "parts", "models", "data", "training", "sharing"},
+    "cli.py": {"blocks", "parts", "models", "data", "training", "pipelines", "sharing", "cli.py", "cli_options.py"},
     "cli_options.py": set(),
     "__init__.py": {"blocks", "parts", "models", "data", "training", "pipelines"},
 }

@@ -73,8 +73,11 @@ def test_model_types_are_prefixed_by_their_folder():
 @pytest.mark.parametrize(
     ("config", "auto_class", "wanted"),
     [
-        ("VisionTransformerConfig", AutoModel, "VisionTransformerModel"),
-        ("VisionTransformerConfig", AutoImageProcessor, "VisionTransformerImageProcessor"),
+        *((f"{name}TransformerConfig", AutoModel, f"{name}TransformerModel") for name in ("Vision", "Swin")),
+        *(
+            (f"{name}TransformerConfig", AutoImageProcessor, f"{name}TransformerImageProcessor")
+            for name in ("Vision", "Swin")
+        ),
         *((f"{name}Config", AutoModel, f"{name}Model") for name in ("VAE", "VQVAE", "DVAE")),
         *((f"{name}Config", AutoImageProcessor, f"{name}ImageProcessor") for name in ("VAE", "VQVAE", "DVAE")),
         ("TrOCREncoderDecoderConfig", AutoModel, "TrOCREncoderDecoderForConditionalGeneration"),

@@ -27,6 +27,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .nearest_codeword import nearest_codeword
 from .straight_through import straight_through
+from .weight_placement import with_weights
 
 CodebookUpdate = Literal["loss", "ema"]
 
@@ -143,7 +144,7 @@ class Codebook(nn.Module):
 
     def lookup(self, code_ids: torch.Tensor) -> torch.Tensor:
         """The codewords of these numbers, float (..., code_dim); `code_ids` int64 (...) in [0, num_codes)."""
-        return F.embedding(code_ids, self.codewords)
+        return with_weights(self, lambda ids: F.embedding(ids, self.codewords), code_ids)
 
     @torch.no_grad()
     def _start(self, vectors: torch.Tensor) -> None:

@@ -51,6 +51,7 @@ class GaussianPixels:
 
     def log_prob(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Log density of each value, nats."""
+        pixel_values = pixel_values.to(self.location.device)
         squares = ((pixel_values - self.location) * (-self.log_scale).exp()) ** 2
         return -0.5 * squares - self.log_scale - 0.5 * math.log(2 * math.pi)
 
@@ -73,6 +74,7 @@ class LaplacePixels:
 
     def log_prob(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Log density of each value, nats."""
+        pixel_values = pixel_values.to(self.location.device)
         return -(pixel_values - self.location).abs() * (-self.log_scale).exp() - self.log_scale - math.log(2)
 
     @property
@@ -93,7 +95,7 @@ class BernoulliPixels:
 
     def log_prob(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Log probability of each value, nats; of a grey value, x log p + (1 - x) log(1 - p)."""
-        return -F.binary_cross_entropy_with_logits(self.logits, pixel_values.to(self.logits.dtype), reduction="none")
+        return -F.binary_cross_entropy_with_logits(self.logits, pixel_values.to(self.logits), reduction="none")
 
     @property
     def mode(self) -> torch.Tensor:
@@ -114,7 +116,7 @@ class LogitLaplacePixels:
 
     def log_prob(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Log density of each value in [0, 1], nats."""
-        mapped = map_pixels(pixel_values.to(self.location.dtype))
+        mapped = map_pixels(pixel_values.to(self.location))
         log_mapped, log_rest = mapped.log(), (1 - mapped).log()
         distance = (log_mapped - log_rest - self.location).abs() * (-self.log_scale).exp()
         # d logit(y) / dx, y = 0.8 x + 0.1: 0.8 / (y (1 - y))

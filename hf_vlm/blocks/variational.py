@@ -257,7 +257,9 @@ def picture_loss(
             f"{tuple(kl_nats.shape)}. Sum over a picture, then take the mean over pictures."
         )
     _check_values(num_values)
-    return (reconstruction_nats + weight * kl_nats) / num_values
+    if isinstance(weight, torch.Tensor):  # a model's parts may lie on several devices
+        weight = weight.to(reconstruction_nats.device)
+    return (reconstruction_nats + weight * kl_nats.to(reconstruction_nats.device)) / num_values
 
 
 def bits_per_dim(nats: Nats, num_values: int, level_nats: float) -> Nats:

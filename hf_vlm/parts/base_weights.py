@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..blocks.codebook import Codebook
 from .checkpoint_files import find_file
 from .weight_report import hash_weights
 
@@ -40,15 +41,15 @@ def role_paths(model: nn.Module) -> dict[str, str]:
     paths: Mapping[str, str] = getattr(base, "part_paths", {})
     if not paths:
         raise ValueError(
-            f"A model made of parts is wanted, a LLaVA or a TrOCR, whose class has `part_paths`, got a `{type(base).__name__}`. "
-            "Use peft itself for others."
+            f"A model of hf-vlm is wanted, whose class names its parts in `part_paths`, got a `{type(base).__name__}`. Use peft "
+            "itself for others."
         )
     return {role: path for role, path in paths.items() if _has_weights(base, path)}
 
 
 def _has_weights(model: nn.Module, path: str) -> bool:
     try:
-        return next(model.get_submodule(path).parameters(), None) is not None
+        return bool(model.get_submodule(path).state_dict())  # a codebook learnt by running means has no parameters
     except AttributeError:
         return False
 
@@ -67,7 +68,7 @@ def hash_parts(model: nn.Module, roles: Sequence[str]) -> dict[str, str]:
 
 
 def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -> bool:
-    """Whether a model has the weights that an adapter was trained on; a warning with both hashes if not.
+    """Whether a model has the weights that an adapter was trained on; a warning that names both, with hashes, if not.
 
     Args:
         model: the base, with or without adapters.
@@ -77,27 +78,66 @@ def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -
     path = find_file(folder, BASE_FILE, **hub_kwargs)
     if path is None:
         return True
-    wanted: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    wanted: dict[str, str] = content["sha256"]
     came = hash_parts(model, list(wanted))
     others = [f"{role} {wanted[role]}, got {came.get(role)}" for role in wanted if wanted[role] != came.get(role)]
     if others:
         warnings.warn(
-            f"The adapter {published_name(folder)} wants the weights that it was trained on, by their SHA-256: "
-            f"{'; '.join(others)}. Load the base that it names, or train it anew on this one.",
+            f"The adapter {published_name(folder)} wants {content.get('base') or 'the base'}, on which it was trained, got "
+            f"{name_of(model)}, which holds others by their SHA-256: {'; '.join(others)}. Load the base that it names, or train "
+            "it anew on this one.",
             stacklevel=2,
         )
     return not others
 
 
+def name_of(model: nn.Module) -> str:
+    """What a model is called in messages: the folder or Hub name that it came from."""
+    name = getattr(base_of(model), "name_or_path", "")
+    return published_name(name) if name else "a model made in memory"
+
+
+def write_base_weights(folder: str | os.PathLike, base: str | None, hashes: Mapping[str, str]) -> None:
+    """Put `base_weights.json` beside an adapter.
+
+    Args:
+        base: folder or Hub name of the base.
+        hashes: of its parts by role, as from `hash_parts`.
+    """
+    content = {"base": base, "dtype": "bfloat16", "sha256": dict(hashes)}
+    (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def kept_roles(model: nn.Module, in_full: Sequence[str] | None) -> list[str]:
+    """The roles whose weights are the base's, those left out whose paths are among `in_full`, which an adapter brings whole."""
+    return [role for role, path in role_paths(model).items() if path not in (in_full or ())]
+
+
+def hold_base(model: nn.Module) -> None:
+    """Keep what adapters stand on as it is in training: running means that no optimizer moves.
+
+    Batch normalisation and codebooks go to evaluation mode, where they follow no batch, in a model with adapters of peft,
+    but for those that train in full beside them. In a model without adapters nothing is changed.
+    """
+    modules = dict(model.named_modules())
+    if not any("base_layer" in module._modules for module in modules.values()):
+        return
+    for name, module in modules.items():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | Codebook) and ".modules_to_save." not in f".{name}":
+            module.eval()
+
+
 def published_name(base: str | os.PathLike) -> str:
     """What an adapter may say of its base: a Hub name as it is, of a folder the way there from the working directory.
 
-    A folder's absolute path is never written. The way is what a recipe would say too: loading by the adapter's folder alone
-    works from the directory that it was trained in; elsewhere `peft` takes a base loaded by hand, and `hf-vlm merge` has
-    `--base`. Before publishing, name the base's Hub repository in `save_adapter`.
+    A folder's absolute path is never written. The way is what a recipe would say too: transformers' auto classes load the
+    adapter's folder from the directory that it was trained in; our own classes and the commands of `hf-vlm` look around the
+    adapter's folder too (`find_base`), `peft` takes a base loaded by hand, and `hf-vlm merge` has `--base`. Before publishing,
+    name the base's Hub repository in `save_adapter`.
     """
     name = os.fspath(base)
-    if not os.path.isdir(name):
+    if not os.path.exists(name):
         return name
     try:
         return Path(os.path.relpath(name)).as_posix()
@@ -124,14 +164,18 @@ class _InBfloat16(Mapping[str, torch.Tensor]):
 
 def _base_state(part: nn.Module) -> dict[str, torch.Tensor]:
     """A part's tensors under the names that they have without adapters."""
-    layers = {name for name, module in part.named_modules() if "base_layer" in module._modules}
+    wrapped = {
+        name: inner
+        for name, module in part.named_modules()
+        for inner in ("base_layer", "original_module")  # of adapters, and of parts that train in full
+        if inner in module._modules
+    }
     state: dict[str, torch.Tensor] = {}
     for name, tensor in part.state_dict().items():
         words = name.split(".")
-        places = (end for end in range(1, len(words)) if ".".join(words[:end]) in layers)
-        place = next(places, None)
+        place = next((end for end in range(len(words)) if ".".join(words[:end]) in wrapped), None)
         if place is not None:
-            if words[place] != "base_layer":
+            if words[place] != wrapped[".".join(words[:place])]:
                 continue
             del words[place]
         state[".".join(words)] = tensor

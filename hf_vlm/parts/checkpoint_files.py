@@ -7,15 +7,18 @@ import contextlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils.hub import cached_file
+
+from .hub_errors import hub_fault
+from .shipped_models import default_ocr_model
 
 # In the order that transformers prefers them: safetensors before pickles, one file before shards.
 WEIGHT_FILES = (
@@ -38,12 +41,17 @@ def read_config(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[st
         FileNotFoundError: if there is no `config.json`, or the Hub can't be asked and its cache lacks the file.
         ValueError: if the file is not a JSON object.
     """
-    path = find_file(name_or_folder, "config.json", **hub_kwargs)
+    path, unasked = _look_for(name_or_folder, "config.json", **hub_kwargs)
     if path is None:
         raise FileNotFoundError(
-            f"`config.json` wanted in `{name_or_folder}`, got {_contents(name_or_folder)}. "
-            "Give a folder written by `save_pretrained` or a model of the Hub; offline, one that was downloaded before."
-        )
+            _told_missing(
+                "`config.json`",
+                name_or_folder,
+                hub_kwargs,
+                unasked,
+                "Give a folder written by `save_pretrained` or a model of the Hub.",
+            )
+        ) from unasked
     return _read_json(path)
 
 
@@ -61,17 +69,27 @@ def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[s
         FileNotFoundError: if there are no weights, or a shard that the index names is missing.
         ValueError: if a file is damaged, lacks a tensor that the index promises, or pickles more than tensors.
     """
+    unasked: Exception | None = None
     for file_name in WEIGHT_FILES:
-        path = find_file(name_or_folder, file_name, **hub_kwargs)
+        path, reason = _look_for(name_or_folder, file_name, **hub_kwargs)
+        if unasked is None and reason is not None:
+            unasked = reason
+            hub_kwargs |= {"local_files_only": True}  # asking again takes long, and would fail again
         if path is None:
             continue
         if file_name.endswith(".index.json"):
             return _read_shards(name_or_folder, path, **hub_kwargs)
         return read_tensors(path)
     raise FileNotFoundError(
-        f"Weights wanted in `{name_or_folder}` as one of {', '.join(f'`{name}`' for name in WEIGHT_FILES)}, "
-        f"got {_contents(name_or_folder)}. Copy or download the checkpoint again, weights included."
-    )
+        _told_missing(
+            "Weights",
+            name_or_folder,
+            hub_kwargs,
+            unasked,
+            "Copy or download the checkpoint again, weights included.",
+            f" as one of {', '.join(f'`{name}`' for name in WEIGHT_FILES)}",
+        )
+    ) from unasked
 
 
 @contextlib.contextmanager
@@ -102,29 +120,61 @@ def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Itera
         raise
 
 
-def base_of_adapter(name_or_folder: str | os.PathLike) -> str | None:
+def base_of_adapter(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> str | None:
     """Folder or Hub name of the base of a PEFT adapter; None for a whole model.
+
+    Args:
+        name_or_folder: folder or Hub name of either.
+        hub_kwargs: as in `read_config`, of the adapter.
 
     Raises:
         FileNotFoundError: if the base is not there.
         ValueError: if the adapter's config is damaged.
     """
-    file = find_file(name_or_folder, "adapter_config.json")
-    if file is None or find_file(name_or_folder, "config.json") is not None:  # with both: a model with adapters in it
-        return None
-    base = _read_json(file).get("base_model_name_or_path")
-    if not isinstance(base, str):
+    file = find_file(name_or_folder, "adapter_config.json", **hub_kwargs)
+    if file is None or find_file(name_or_folder, "config.json", **hub_kwargs) is not None:
+        return None  # with both: a model with adapters in it
+    named = _read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str):
         raise ValueError(
-            f"`{file}` must name the adapter's base, `base_model_name_or_path`, got {base!r}. Save or copy the adapter again."
+            f"`{file}` must name the adapter's base, `base_model_name_or_path`, got {named!r}. Save or copy the adapter again."
         )
+    base = find_base(name_or_folder, named)
     try:
         read_config(base)
     except OSError as error:
         raise FileNotFoundError(
-            f"The base model `{base}` of the adapter {name_or_folder} is wanted, got none ({error}) Copy it there, or correct "
-            "`base_model_name_or_path` in `adapter_config.json`."
+            f"The base model `{named}` of the adapter {name_or_folder} is wanted, got none ({error}) Copy it there, merge the "
+            "adapter with it by `hf-vlm merge ADAPTER --base BASE`, or load the base and put the adapter on it: "
+            "`PeftModel.from_pretrained(base, adapter)`."
         ) from error
     return base
+
+
+def find_base(adapter: str | os.PathLike, named: str) -> str:
+    """Where the base of an adapter lies, which may name a folder by the way there from where it was trained.
+
+    That way is tried from the working directory, then from the adapter's folder and from those around it; then the base's
+    folder is looked for in and beside the adapter's, and among the models that come with the package.
+
+    Args:
+        adapter: folder or Hub name of the adapter.
+        named: folder or Hub name of the base, as the adapter has it.
+
+    Returns: the first that is there; `named` if none is, a Hub name among others.
+    """
+    if not named or (Path(named) / "config.json").is_file():
+        return named
+    places: list[Path] = []
+    if os.path.isdir(adapter):
+        folder = Path(adapter).absolute()
+        around = (folder, *folder.parents)
+        places = [Path(os.path.normpath(place / named)) for place in around]
+        places += [place / Path(named).name for place in around[:2]]
+    with contextlib.suppress(FileNotFoundError):
+        if default_ocr_model().name == Path(named).name:
+            places.append(default_ocr_model())
+    return next((os.fspath(place) for place in places if (place / "config.json").is_file()), named)
 
 
 def processor_source(name_or_folder: str | os.PathLike, base: str | os.PathLike | None) -> str | None:
@@ -204,21 +254,75 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def drop_old_weights(folder: str | os.PathLike) -> None:
+    """Remove what an earlier save left where it wrote one file and the last one shards, or the other way round.
+
+    transformers removes old shards only. An old `model.safetensors` would stay beside new shards, and be what loads.
+
+    Args:
+        folder: as `save_pretrained` of transformers left it.
+    """
+    whole, index = Path(folder) / "model.safetensors", Path(folder) / "model.safetensors.index.json"
+    if not (whole.is_file() and index.is_file()):
+        return
+    shards = _read_json(index).get("weight_map", {}).values()
+    are_new = all((Path(folder) / shard).is_file() for shard in shards)
+    (whole if are_new else index).unlink()
+
+
 def find_file(name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any) -> Path | None:
-    """Give back the path of a checkpoint's file, None where the checkpoint lacks it."""
+    """Give back the path of a checkpoint's file, None where the checkpoint lacks it.
+
+    Without a network that is also a file which the Hub's cache doesn't have.
+
+    Raises:
+        FileNotFoundError: if there is neither a folder of that name nor a repository of the Hub that may be read.
+    """
+    return _look_for(name_or_folder, file_name, **hub_kwargs)[0]
+
+
+def _look_for(
+    name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any
+) -> tuple[Path | None, Exception | None]:
+    """The file's path; or None, and the error by which the Hub could not be asked, if that is why."""
     try:
-        path = cached_file(
-            str(name_or_folder),
-            file_name,
-            _raise_exceptions_for_missing_entries=False,
-            **hub_kwargs,
-        )
+        path = cached_file(str(name_or_folder), file_name, **hub_kwargs)
     except OSError as error:
-        raise FileNotFoundError(
-            f"`{file_name}` of `{name_or_folder}` wanted, got neither a folder of that name nor a model of the Hub or "
-            f"its cache ({str(error).splitlines()[0]}). Check the spelling; offline, name a folder, or download before."
-        ) from error
-    return None if path is None else Path(path)
+        if error.__cause__ is None:  # of a file that is not there nothing else is the cause
+            return None, None
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return None, error
+        told = _told_missing(f"`{file_name}`", name_or_folder, hub_kwargs, error, "Check the spelling.")
+        raise FileNotFoundError(told) from error
+    return None if path is None else Path(path), None
+
+
+def _told_missing(
+    what: str,
+    name_or_folder: str | os.PathLike,
+    hub_kwargs: Mapping[str, Any],
+    error: Exception | None,
+    advice: str,
+    kinds: str = "",
+) -> str:
+    """The message for what a checkpoint lacks.
+
+    Args:
+        error: by which the Hub could not be asked, or refused; None if the file simply isn't there.
+        advice: what to do in that case.
+        kinds: what would do, to follow the checkpoint's name.
+    """
+    revision = hub_kwargs.get("revision")
+    where = f"`{name_or_folder}`" + (f" at revision `{revision}`" if revision is not None else "")
+    if error is None:
+        came = _contents(name_or_folder)
+    elif fault := hub_fault(error):
+        came, advice = fault
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            came = f"none in the cache of the Hub, and {came}"
+    else:
+        came = said_by(error)
+    return f"{what} wanted in {where}{kinds}, got {came}. {advice}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -235,6 +339,6 @@ def _contents(name_or_folder: str | os.PathLike) -> str:
     """Say what there is under that name, for an error."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        return "no such folder, nor that file in the Hub or its cache"
+        return "a repository of the Hub without"
     names = sorted(path.name for path in folder.iterdir())
     return f"a folder with {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "an empty folder"

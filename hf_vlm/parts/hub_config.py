@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from packaging.version import InvalidVersion, Version
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from .package_version import __version__
 
@@ -42,8 +42,18 @@ class HubConfig(PreTrainedConfig):
             raise ValueError(_told(newer, f"got one that it can't take ({error.__cause__ or error})")) from error
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written to `config.json`."""
-        return {**super().to_diff_dict(), VERSION_KEY: __version__}
+        """What is written to `config.json`.
+
+        `auto_map` names code only where that is saved along, and of parts no folder on this machine is told: where they came
+        from stands in the weight report.
+        """
+        settings = {**super().to_diff_dict(), VERSION_KEY: __version__}
+        for part in settings.values():
+            if isinstance(part, dict):
+                part.pop("_name_or_path", None)
+        if self._auto_class is None:
+            settings.pop("auto_map", None)
+        return settings
 
 
 def newer_version(config: Mapping[str, Any]) -> str | None:
@@ -65,13 +75,16 @@ def unknown_settings(config_class: type[PreTrainedConfig], settings: Mapping[str
     known = set(config_class().to_dict()) | set(config_class.attribute_map)
     unknown = [name for name in settings if name not in known and not hasattr(config_class, name)]
     unknown = [name for name in unknown if name not in _FOR_LOADING]
+    specs: Mapping[str, Any] = getattr(config_class, "sub_configs_defaults", {})
     for name, value in settings.items():
-        if isinstance(value, dict) and str(value.get("model_type")).startswith("hf_vlm_"):
-            if value["model_type"] not in CONFIG_MAPPING:
-                unknown.append(f"{name}.model_type")
-                continue
-            nested = unknown_settings(CONFIG_MAPPING[value["model_type"]], value)
-            unknown += [f"{name}.{setting}" for setting in nested]
+        if not isinstance(value, dict) or not str(value.get("model_type")).startswith("hf_vlm_"):
+            continue
+        try:
+            nested_class = specs[name].get_config_class(value["model_type"])
+        except (KeyError, ValueError):
+            unknown.append(f"{name}.model_type")
+        else:
+            unknown += [f"{name}.{setting}" for setting in unknown_settings(nested_class, value)]
     return unknown
 
 

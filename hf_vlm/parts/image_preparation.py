@@ -3,6 +3,7 @@
 Stands before one of transformers' backends in a class's bases: `class X(PreparedImages, TorchvisionBackend)`.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,22 @@ class PreparedImages:
         if do_convert_grayscale and prepared.shape[0] != 1:
             prepared = _luma(prepared)
         return prepared
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as they are saved; `auto_map` names code only where that is saved along, and the classes of both backends.
+
+        What transformers writes there of an image processor that was loaded with code is the class at hand alone.
+        """
+        settings: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        auto_map = dict(settings.pop("auto_map", None) or {})
+        if self._auto_class is None:  # type: ignore[attr-defined]
+            return settings
+        name = type(self).__name__.removesuffix("Pil")
+        home = sys.modules[type(self).__module__]
+        if isinstance(auto_map.get("AutoImageProcessor"), str) and hasattr(home, name) and hasattr(home, f"{name}Pil"):
+            module = home.__name__.rpartition(".")[2]
+            auto_map["AutoImageProcessor"] = {"torchvision": f"{module}.{name}", "pil": f"{module}.{name}Pil"}
+        return {**settings, "auto_map": auto_map} if auto_map else settings
 
 
 class UnitRangeImages(PreparedImages):

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.masking_utils import create_masks_for_generate
 
+from ..blocks.weight_placement import computing_device
 from .checkpoint_files import naming_faults, read_config
 
 PACKING_TOLERANCE = 1e-4
@@ -122,7 +123,7 @@ def check_reading(model: Any) -> None:
     """
     words = model.get_input_embeddings()
     allowed = [token for token in range(min(words.num_embeddings, 8)) if token != words.padding_idx]
-    ids = torch.tensor([allowed[1:5]], device=model.device)
+    ids = torch.tensor([allowed[1:5]], device=computing_device(model))
     changed = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     with _trial(model):
         by_ids = model(input_ids=ids, use_cache=False).logits.float()
@@ -133,7 +134,7 @@ def check_reading(model: Any) -> None:
             )
         arguments: dict[str, Any] = {"inputs_embeds": words(ids), "attention_mask": torch.ones_like(ids)}
         if "position_ids" in accepted_arguments(model):
-            arguments["position_ids"] = torch.arange(ids.shape[1], device=model.device)[None]
+            arguments["position_ids"] = torch.arange(ids.shape[1], device=computing_device(model))[None]
         if not _agree(model(**arguments, use_cache=False).logits.float(), by_ids, model.dtype):
             raise ValueError(
                 "`text` must make of embeddings at positions 0, 1, 2, ... what it makes of their tokens, got "
@@ -149,7 +150,7 @@ def reads_padding(model: Any) -> bool:
     with _trial(model):
         alone = _random_embeddings(model, 4)
         padded = torch.cat([torch.zeros_like(alone[:, :3]), alone], dim=1)
-        mask = torch.tensor([[0] * 3 + [1] * 4], device=model.device)
+        mask = torch.tensor([[0] * 3 + [1] * 4], device=computing_device(model))
         arguments: dict[str, Any] = {"inputs_embeds": padded, "attention_mask": mask}
         if "position_ids" in accepted_arguments(model):
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -172,12 +173,12 @@ def check_static_cache(model: Any, max_cache_len: int) -> None:
         embeds = _random_embeddings(model, 4)
         wanted = model(inputs_embeds=embeds, use_cache=False).logits.float()
         cache = StaticCache(config=config, max_cache_len=max(max_cache_len, 4))
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=model.device)
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=computing_device(model))
         logits = []
         try:
             for start, end in ((0, 3), (3, 4)):
                 arguments: dict[str, Any] = {"inputs_embeds": embeds[:, start:end], "cache": cache, "use_cache": True}
-                positions = torch.arange(start, end, device=model.device)[None]
+                positions = torch.arange(start, end, device=computing_device(model))[None]
                 if "position_ids" in accepted_arguments(model):
                     arguments["position_ids"] = positions
                 if not all(cache.is_linear):
@@ -259,7 +260,7 @@ def packing_way(model: Any) -> PackingWay | None:
     with _trial(model):
         samples = [_random_embeddings(model, length) for length in lengths]
         wanted = torch.cat([model(inputs_embeds=sample, use_cache=False).logits for sample in samples], dim=1)
-        position_ids = torch.cat([torch.arange(length, device=model.device) for length in lengths])[None]
+        position_ids = torch.cat([torch.arange(length, device=computing_device(model)) for length in lengths])[None]
         for way in ways:
             mask = block_mask(position_ids, model) if way == "mask" else None
             try:
@@ -301,7 +302,7 @@ def _random_embeddings(model: Any, num_tokens: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(num_tokens)
     words = model.get_input_embeddings()
     ids = torch.randint(words.num_embeddings, (1, num_tokens), generator=generator)
-    return words(ids.to(model.device))
+    return words(ids.to(computing_device(model)))
 
 
 @contextlib.contextmanager
@@ -310,7 +311,7 @@ def _trial(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(computing_device(model).type, enabled=False):
             yield
     finally:
         for module, mode in modes:

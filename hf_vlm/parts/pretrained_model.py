@@ -1,5 +1,6 @@
 """The thin base class between `PreTrainedModel` and our models: our own names in files, foreign layouts on loading."""
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -11,12 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import resolve_revision
 
 from ..blocks.patch_embed import as_pair
-from .base_weights import check_base
-from .checkpoint_files import naming_faults, read_config, read_tensors, read_weights
+from ..blocks.weight_placement import computing_device
+from .adapter_loading import load_with_adapter, take_generation_settings
+from .base_weights import check_base, hash_parts, hold_base, kept_roles, name_of, published_name, write_base_weights
+from .checkpoint_files import drop_old_weights, find_file, naming_faults, read_config, read_tensors, read_weights
 from .hub_config import newer_version
+from .hub_upload import push_model
 from .package_version import __version__
+from .weight_report import REPORT_FILE, WeightReport
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -27,19 +33,29 @@ class HubModel(PreTrainedModel):
     A subclass that knows foreign folders overrides `foreign_config` and `foreign_weights`; the translation holds for that
     one load, so whatever is saved afterwards is an ordinary folder of ours.
 
+    A report of where its weights came from, `weight_report`, which a model made of pretrained parts has, is saved and loaded
+    with it.
+
     Attributes:
         may_be_new: names of submodules that a folder may lack; they start from random weights. Any other tensor that
             is missing is an error.
         heads: names of the submodules beside the base model, which a folder of the base model, or of another head, lacks;
             None for the base model itself.
         part_paths: role -> where its part is, in a model that is made of parts.
+        read_layers: paths of layers whose weights are read as tables, without a call: an adapter there would be passed over.
         resizable: settings that `from_pretrained` and `resize` can change, the weights resampled.
     """
 
     may_be_new: tuple[str, ...] = ("pooler",)  # folders of other tasks have none
     heads: tuple[str, ...] | None = None
     part_paths: Mapping[str, str] = {}
+    read_layers: tuple[str, ...] = ()
     resizable: tuple[str, ...] = ("image_size",)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are wanted: the device of the first weight, also where accelerate keeps it elsewhere between calls."""
+        return computing_device(self)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -108,7 +124,10 @@ class HubModel(PreTrainedModel):
         config: PreTrainedConfig | str | os.PathLike | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a folder or Hub repository: ours, or one of a home implementation that this class knows.
+        """Load a folder or Hub repository: ours, one of a home implementation that this class knows, or a PEFT adapter's with
+        its base.
+
+        `name_or_path` of the model never is an absolute path: what is saved later, such as an adapter, may tell it.
 
         Args:
             kwargs: as for `PreTrainedModel.from_pretrained`; and, where the class has them among `resizable`,
@@ -124,10 +143,27 @@ class HubModel(PreTrainedModel):
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
         sizes = {name: kwargs.pop(name) for name in cls.resizable if name in kwargs}
+        where = {name: kwargs[name] for name in ("token", "local_files_only", "cache_dir") if name in kwargs}
+        commit = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **where)
+        if commit is not None:  # all files of one commit, whatever is pushed meanwhile
+            kwargs["revision"] = commit
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         with_info = kwargs.pop("output_loading_info", False)
         is_file = Path(pretrained_model_name_or_path).is_file()
-        stored = {} if is_file else read_config(pretrained_model_name_or_path, **hub_arguments)
+        try:
+            stored = {} if is_file else read_config(pretrained_model_name_or_path, **hub_arguments)
+        except FileNotFoundError as missing:
+            # Where the Hub refused, or could not be asked, it is not asked once more.
+            again = hub_arguments | ({"local_files_only": True} if missing.__cause__ is not None else {})
+            try:
+                adapter_file = find_file(pretrained_model_name_or_path, "adapter_config.json", **again)
+            except FileNotFoundError:
+                adapter_file = None
+            if adapter_file is None:
+                raise
+            of_base = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS} | sizes
+            of_base |= {"config": config, "output_loading_info": with_info}
+            return load_with_adapter(cls, pretrained_model_name_or_path, hub_arguments, **of_base)
 
         if stored.get("model_type") != cls.config_class.model_type:
             model, info = cls._from_elsewhere(
@@ -145,13 +181,28 @@ class HubModel(PreTrainedModel):
                     pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
                 )
 
+        if cls.part_paths and not is_file:
+            report = None
+            with contextlib.suppress(FileNotFoundError):  # a token that has expired: the cache has the model alone
+                report = find_file(pretrained_model_name_or_path, REPORT_FILE, **hub_arguments)
+            if report is not None:
+                model.weight_report = WeightReport.load(report.parent)
         if not with_info:
             model._refuse_random_weights(
                 info["missing_keys"], pretrained_model_name_or_path, newer=newer_version(stored)
             )
         sizes = {name: size for name, size in sizes.items() if size is not None}
         if sizes:
+            if model._keeps_weights_elsewhere():
+                raise ValueError(
+                    f"`{next(iter(sizes))}` wants all weights in memory, got some that `device_map` left on the CPU or on disk. "
+                    "Load without it, save the resized model, and load that folder."
+                )
             model.resize(**sizes)
+        model.name_or_path = model.config.name_or_path = published_name(pretrained_model_name_or_path)
+        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+        if adapter is not None and os.fspath(adapter) != os.fspath(pretrained_model_name_or_path):
+            take_generation_settings(model, adapter)
         return (model, info) if with_info else model
 
     @classmethod
@@ -235,17 +286,59 @@ class HubModel(PreTrainedModel):
                 )
             )
 
-    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, mode: bool = True) -> Any:
+        """As `Module.train`; what adapters stand on stays as it is, see `hold_base`."""
+        super().train(mode)
+        if mode:
+            hold_base(self)
+        return self
+
+    def load_adapter(
+        self, peft_model_id: str | None = None, adapter_name: str | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As `PreTrainedModel.load_adapter`; warns if the adapter was trained on other weights than this model's.
 
         `from_pretrained` of an adapter's folder comes by here, peft's own loading doesn't.
+
+        Raises:
+            ValueError: if the adapter's tensors don't fit the model: it was trained on another one. The model is to be loaded
+                anew then.
         """
-        info = super().load_adapter(peft_model_id, *args, **kwargs)
-        here = not getattr(self, "is_quantized", False) and not any(weight.is_meta for weight in self.parameters())
-        if peft_model_id is not None and self.part_paths and here:  # weights that lie elsewhere can't be compared
+        try:
+            info = super().load_adapter(peft_model_id, adapter_name, *args, **kwargs)
+            own = f".{adapter_name or 'default'}."  # not those of an adapter that came before
+            faults = [f"none for `{name}`" for name in sorted(info.missing_keys) if own in name]
+            faults += [f"`{name}` too many" for name in sorted(info.unexpected_keys) if ".lora_" in name]
+            if faults:
+                raise ValueError(f"got {faults[0]}")
+        except (RuntimeError, ValueError) as error:
+            if peft_model_id is None or "already exists" in str(error):
+                raise
+            raise ValueError(
+                f"The adapter {published_name(peft_model_id)} must fit its base, got {name_of(self)}, which it doesn't: "
+                f"{_first_fault(error)}. Load the base that it names in `adapter_config.json`."
+            ) from error
+        if peft_model_id is not None and self.part_paths and self._holds_own_weights():  # others can't be compared
             where = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
             check_base(self, peft_model_id, **{name: where[name] for name in HUB_ARGUMENTS if name in where})
         return info
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Push the model to the Hub, as `push_model` does it: one commit, errors that name the repository and what to do.
+
+        Args:
+            repo_id: `user/name`, or `name` of one's own; made if it isn't there.
+            settings: as for `PreTrainedModel.push_to_hub`: `private`, `token`, `revision`, `max_shard_size`, ...
+        """
+        tags = list(dict.fromkeys([*(self.model_tags or ()), *(settings.pop("tags", None) or ())]))
+        return push_model(self, repo_id, tags=tags or None, **settings)
+
+    def enable_adapters(self) -> None:
+        """As `PreTrainedModel.enable_adapters`, which leaves parts that trained in full as they are without the adapter."""
+        super().enable_adapters()
+        for module in self.modules():
+            if "modules_to_save" in module._modules:
+                module.enable_adapters(enabled=True)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory.
@@ -256,7 +349,63 @@ class HubModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         if not getattr(self, "_hf_peft_config_loaded", False):  # an adapter is small, whatever the model
             _check_room(save_directory, kwargs.get("state_dict") or self.state_dict())
+        report = self._renewed_report(kwargs.get("state_dict")) if kwargs.get("is_main_process", True) else None
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            drop_old_weights(save_directory)
+        if report is not None:
+            report.save(save_directory)
+        if getattr(self, "_hf_peft_config_loaded", False) and kwargs.get("is_main_process", True):
+            self._save_base_weights(save_directory)
+
+    def _save_base_weights(self, folder: str | os.PathLike) -> None:
+        """Beside an adapter that was saved: the hashes of the base, this model, where all of it is at hand."""
+        if self.part_paths and self._holds_own_weights():
+            config = self.peft_config[self.active_adapters()[0]]
+            hashes = hash_parts(self, kept_roles(self, getattr(config, "modules_to_save", None)))
+            write_base_weights(folder, config.base_model_name_or_path, hashes)
+
+    def _holds_own_weights(self) -> bool:
+        return not getattr(self, "is_quantized", False) and not self._keeps_weights_elsewhere()
+
+    def _keeps_weights_elsewhere(self) -> bool:
+        return any(weight.is_meta for weight in self.parameters())
+
+    def _renewed_report(self, state_dict: Mapping[str, Any] | None) -> WeightReport | None:
+        """The report with the hashes of the weights as they are; None if the model has none, or has adapters in it.
+
+        Args:
+            state_dict: given where the model's own weights are split over processes.
+        """
+        report: WeightReport | None = getattr(self, "weight_report", None)
+        if report is None or getattr(self, "_hf_peft_config_loaded", False):
+            return None
+        if state_dict is None and self._keeps_weights_elsewhere():  # by accelerate: such weights don't learn
+            return report
+        parts = split_by_part(state_dict or self.state_dict(), self.part_paths)
+        report.parts = [part for part in report.parts if part.name in parts]  # a CTC head may be taken off
+        in_memory = [
+            part.name for part in report.parts if not any(value.is_meta for value in parts[part.name].values())
+        ]
+        report.rehash({name: parts[name] for name in in_memory})  # what accelerate left on disk is what was loaded
+        return report
+
+
+def split_by_part(
+    weights: Mapping[str, torch.Tensor], part_paths: Mapping[str, str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Role -> the tensors of its part by their names there; parts without tensors are left out.
+
+    Args:
+        weights: of a whole model, by name.
+        part_paths: role -> path, as a model's class has it.
+    """
+    prefixes = {role: f"{path}." if path else "" for role, path in part_paths.items()}
+    parts = {
+        role: {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        for role, prefix in prefixes.items()
+    }
+    return {role: tensors for role, tensors in parts.items() if tensors}
 
 
 def _check_room(folder: str | os.PathLike, weights: Mapping[str, Any]) -> None:
@@ -287,3 +436,10 @@ def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.Pat
             settings.pop("max_length") - 1
         )  # the start token counts in the one, not in the other
     model.generation_config.update(**settings)
+
+
+def _first_fault(error: Exception) -> str:
+    """What is wrong with an adapter, of the many lines of an error."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its tensors have other sizes, listed above"
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)

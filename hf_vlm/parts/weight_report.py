@@ -7,15 +7,38 @@ made of.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
+from huggingface_hub import metadata_load
 from torch import nn
 from transformers import PreTrainedModel
 
+from .checkpoint_files import find_file
+
 REPORT_FILE = "weight_report.json"
+_IN_CACHE = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
+
+
+@dataclass(frozen=True)
+class PartSource:
+    """Where a part's weights came from.
+
+    Attributes:
+        name: what may be published: a Hub name, or of a folder on this machine its last part; empty for a new part.
+        license: as the card beside the source says, a licence id of the Hub; `other` with name and link in brackets; empty
+            where no card says.
+        revision: the commit of a Hub repository, 40 hex digits; empty where it is none.
+    """
+
+    name: str = ""
+    license: str = ""
+    revision: str = ""
 
 
 @dataclass
@@ -25,6 +48,7 @@ class PartReport:
     Attributes:
         name: the part's role in the whole model.
         source: the Hub name or folder that it came from; empty for a part that is new.
+        license, revision: of the source when the part was taken from it, as in `PartSource`.
         copied: our name -> number of values, read from the source.
         new: our name -> number of values, initialised at random.
         tied: our name -> the name whose values it shares.
@@ -41,6 +65,8 @@ class PartReport:
     folded: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
+    license: str = ""
+    revision: str = ""
 
 
 @dataclass
@@ -86,18 +112,33 @@ class WeightReport:
     def rehash(self, parts: Mapping[str, nn.Module | Mapping[str, torch.Tensor]]) -> None:
         """Renew the hashes, as after training; `parts` gives each part's module, or its tensors, by its name."""
         for name, given in parts.items():
-            part = self[name]
-            state = _state(given) if isinstance(given, nn.Module) else given
-            part.sha256 = hash_weights({key: value for key, value in state.items() if key not in part.tied})
+            self[name].sha256 = self._hash(name, given)
 
-    def save(self, folder: str | Path) -> Path:
+    def changed(self, parts: Mapping[str, nn.Module | Mapping[str, torch.Tensor]]) -> list[str]:
+        """The names of the parts whose weights are not those that were hashed.
+
+        Args:
+            parts: each part's module, or its tensors, by its name; one that is missing counts as changed.
+        """
+        return [
+            part.name
+            for part in self.parts
+            if part.name not in parts or self._hash(part.name, parts[part.name]) != part.sha256
+        ]
+
+    def _hash(self, name: str, given: nn.Module | Mapping[str, torch.Tensor]) -> str:
+        tied = self[name].tied
+        state = _state(given) if isinstance(given, nn.Module) else given
+        return hash_weights({key: value for key, value in state.items() if key not in tied})
+
+    def save(self, folder: str | os.PathLike) -> Path:
         """Write `weight_report.json` into a folder that exists, and give back its path."""
         path = Path(folder) / REPORT_FILE
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> "WeightReport":
+    def load(cls, folder: str | os.PathLike) -> "WeightReport":
         """Read `weight_report.json` of a folder.
 
         Raises:
@@ -109,14 +150,16 @@ class WeightReport:
                 f"`{REPORT_FILE}` wanted in `{folder}`, got none. "
                 "It is written for models made by `from_pretrained_parts`; others have no report."
             )
-        return cls(parts=[PartReport(**part) for part in json.loads(path.read_text(encoding="utf-8"))["parts"]])
+        known = {field.name for field in fields(PartReport)}  # reports of other versions have fewer, or more
+        parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+        return cls(parts=[PartReport(**{key: part[key] for key in known & set(part)}) for part in parts])
 
 
 def describe_part(
     name: str,
     module: nn.Module,
     *,
-    source: str = "",
+    source: str | PartSource = "",
     new: Iterable[str] = (),
     tied: Mapping[str, str] | None = None,
     folded: Mapping[str, str] | None = None,
@@ -143,7 +186,8 @@ def describe_part(
             if target in state and state[target].data_ptr() == state[other].data_ptr()
         }
     own = {key: value for key, value in state.items() if key not in tied}
-    new = set(own) if not source else set(new) - set(tied)
+    origin = source if isinstance(source, PartSource) else PartSource(source)
+    new = set(own) if not origin.name else set(new) - set(tied)
     unknown = sorted((new | set(tied)) - set(state))
     if unknown:
         raise ValueError(
@@ -152,7 +196,9 @@ def describe_part(
         )
     return PartReport(
         name=name,
-        source=source,
+        source=origin.name,
+        license=origin.license,
+        revision=origin.revision,
         copied={key: value.numel() for key, value in own.items() if key not in new},
         new={key: value.numel() for key, value in own.items() if key in new},
         tied=dict(tied),
@@ -163,11 +209,64 @@ def describe_part(
 
 
 def source_name(part: str | os.PathLike | PreTrainedModel) -> str:
-    """What a report may publish: a Hub name as it is, of a folder on this machine its last part only."""
+    """What a report may publish: a Hub name as it is, of a folder on this machine its last part only.
+
+    A folder in the Hub's cache has the name of its repository.
+    """
     name = part.name_or_path if isinstance(part, PreTrainedModel) else str(part)
     if not name:
         return f"{type(part).__name__} instance"
+    if cached := _IN_CACHE.search(os.path.abspath(name)):
+        return cached[1].replace("--", "/")
     return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+
+
+def part_source(part: str | os.PathLike | PreTrainedModel) -> PartSource:
+    """Where a part comes from, with the licence that the card beside it states and the commit of a Hub repository.
+
+    What can't be found, as offline, is left empty: a report is no reason to fail.
+    """
+    name = part.name_or_path if isinstance(part, PreTrainedModel) else os.fspath(part)
+    if not name:
+        return PartSource(source_name(part))
+    return PartSource(source_name(part), stated_license(card_metadata(name)), _revision(part, name))
+
+
+def card_metadata(name_or_folder: str | os.PathLike) -> dict[str, Any]:
+    """The header of the card, `README.md`, of a folder or a Hub repository; empty where there is none, or none that reads."""
+    try:
+        file = find_file(name_or_folder, "README.md")
+        header = metadata_load(file) if file is not None else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def stated_license(metadata: Mapping[str, Any]) -> str:
+    """The licence in a card's header, as `PartSource` has it; empty if it has none.
+
+    Args:
+        metadata: what `card_metadata` gives.
+    """
+    stated = metadata.get("license")
+    if isinstance(stated, list) and len(stated) == 1:
+        stated = stated[0]
+    if not isinstance(stated, str) or stated == "unknown":
+        return ""
+    more = [str(metadata[key]) for key in ("license_name", "license_link") if metadata.get(key)]
+    return f"{stated} ({', '.join(more)})" if stated == "other" and more else stated
+
+
+def _revision(part: str | os.PathLike | PreTrainedModel, name: str) -> str:
+    """The commit of what was loaded, or of what the cache holds under a Hub name."""
+    if isinstance(part, PreTrainedModel) and getattr(part.config, "_commit_hash", None):
+        return str(part.config._commit_hash)
+    try:
+        file = find_file(name, "config.json")
+    except (OSError, ValueError):
+        return ""
+    cached = _IN_CACHE.search(os.path.abspath(file)) if file is not None else None
+    return cached[2] if cached else ""
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:

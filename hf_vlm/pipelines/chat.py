@@ -38,6 +38,7 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.llava.assembly import check_processor
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.weights_llava import is_original_layout
+from hf_vlm.parts.adapter_loading import load_with_adapter
 from hf_vlm.parts.checkpoint_files import base_of_adapter, naming_faults, processor_source, read_config
 from hf_vlm.parts.pictures import to_rgb
 
@@ -163,7 +164,7 @@ class ChatSession:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else "auto")
         with naming_faults(base or name):
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+            model = load_with_adapter(AutoModelForImageTextToText, name, dtype=dtype)
         try:
             processor = AutoProcessor.from_pretrained(processor_source(name, base) or name)
         except (OSError, ValueError) as error:

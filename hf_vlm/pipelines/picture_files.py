@@ -16,6 +16,8 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.trocr.recognition import RecognizedText
+from hf_vlm.parts.adapter_loading import processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
@@ -81,13 +83,18 @@ class LineReader:
                 f"`precision` must be one of {', '.join(get_args(Precision))}, got {precision!r}. Correct it."
             )
         name = default_ocr_model() if model is None else model
+        if precision == "int8" and base_of_adapter(name) is not None:
+            raise ValueError(
+                f"`precision` int8 is for a whole model, got the adapter {name}. Merge it first: `hf-vlm merge {name} --out "
+                "FOLDER`."
+            )
         device = "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(name, dtype=dtype)
         self.model.to(device).eval()
         if precision == "int8":
             _round_weights(self.model)
-        self.processor = TrOCREncoderDecoderProcessor.from_pretrained(name)
+        self.processor = TrOCREncoderDecoderProcessor.from_pretrained(processor_folder(name))
         check_vocabulary(self.model, self.processor.tokenizer)
         self._settings: dict[str, Any] = {"abstain_below": abstain_below}
         if num_beams is not None:

@@ -18,7 +18,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_vlm.data.token_cache_writer import TokenCacheWriter
-from hf_vlm.parts.checkpoint_files import naming_faults, read_config
+from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter, naming_faults, read_config
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.picture_files import listed_pictures, open_picture_file
@@ -65,11 +66,12 @@ def load_tokenizer(model: str | os.PathLike) -> tuple[ImageTokenizationPipeline,
         ValueError: if its files are damaged, it has no codes, or there is no image processor for it.
     """
     source = str(model)
-    read_config(source)  # says what is wrong where there is none
-    with naming_faults(source):
-        loaded = AutoModel.from_pretrained(source, dtype=torch.float32)
+    base = base_of_adapter(source) or source
+    read_config(base)  # says what is wrong where there is none
+    with naming_faults(base):
+        loaded = load_with_adapter(AutoModel, source, dtype=torch.float32)
     try:
-        image_processor = AutoImageProcessor.from_pretrained(source)
+        image_processor = AutoImageProcessor.from_pretrained(processor_folder(source))
     except Exception as error:  # whatever a file with other content makes its loader raise
         raise ValueError(
             f"{source} must hold an image processor, `preprocessor_config.json`, got none that loads "

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_vlm.data.conversations import Conversations, text_of
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
-from hf_vlm.parts.checkpoint_files import base_of_adapter, find_file, processor_source, read_config
+from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter, find_file, read_config
 
 
 def is_visual_chat(name_or_folder: str) -> bool:
@@ -32,11 +33,8 @@ def is_visual_chat(name_or_folder: str) -> bool:
 
 def load_visual_chat(name_or_folder: str) -> tuple[Any, LlavaVisionLanguageProcessor]:
     """A saved LLaVA, or an adapter on its base, in fp32, and its processor."""
-    source = processor_source(name_or_folder, base_of_adapter(name_or_folder)) or name_or_folder
-    processor = LlavaVisionLanguageProcessor.from_pretrained(source)
-    if find_file(name_or_folder, "adapter_config.json") is not None:
-        return AutoModelForImageTextToText.from_pretrained(name_or_folder, dtype=torch.float32).eval(), processor
-    model = LlavaVisionLanguageForConditionalGeneration.from_pretrained(name_or_folder, dtype=torch.float32)
+    processor = LlavaVisionLanguageProcessor.from_pretrained(processor_folder(name_or_folder))
+    model = load_with_adapter(LlavaVisionLanguageForConditionalGeneration, name_or_folder, dtype=torch.float32)
     return model, processor
 
 

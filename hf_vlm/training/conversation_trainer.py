@@ -11,8 +11,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
-from hf_vlm.training.line_trainer import GradientCheck, check_gradients
-from hf_vlm.training.lora import LoraSection, check_adapter_gradients, save_adapter
+from hf_vlm.training.gradient_checks import GradientCheck, check_gradients
+from hf_vlm.training.lora import check_adapter_gradients, save_adapter
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.parameter_groups import part_groups
 from hf_vlm.training.projector_files import save_projector
 

@@ -10,8 +10,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import Trainer
 
+from hf_vlm.parts.base_weights import base_of
 from hf_vlm.training.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
-from hf_vlm.training.line_trainer import LineTrainer, check_gradients
+from hf_vlm.training.gradient_checks import check_gradients
+from hf_vlm.training.line_trainer import LineTrainer
 from hf_vlm.training.picture_text import PictureTextTrainer
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
@@ -169,7 +171,7 @@ def _one_pass(trainer: Trainer, batch: dict[str, Any]) -> tuple[float, int]:
 
 def _part_table(model: torch.nn.Module) -> list[str]:
     counts: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in base_of(model).named_parameters():  # adapters among their parts
         of_part = counts.setdefault(".".join(name.split(".")[:2]), [0, 0])
         of_part[0] += parameter.numel()
         of_part[1] += parameter.numel() if parameter.requires_grad else 0

@@ -10,6 +10,7 @@ import torch
 from hf_vlm.data.image_text import TextLines, read_lines
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
+from hf_vlm.parts.adapter_loading import processor_folder
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_accuracy, word_error_rate, word_f1
 
@@ -57,7 +58,7 @@ def evaluate_folders(
     """Each folder's name and the scores of a saved model on its lines.
 
     Args:
-        model: folder or Hub name.
+        model: folder or Hub name of a model or an adapter.
         folders: folders or files that `hf_vlm.data.image_text.read_lines` reads.
         split: which split of them; None if they have one only.
         ignore_case: whether case is folded before scoring.
@@ -71,7 +72,7 @@ def evaluate_folders(
     require_jiwer()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reader = TrOCREncoderDecoderForConditionalGeneration.from_pretrained(model, dtype=torch.float32).to(device)
-    processor = TrOCREncoderDecoderProcessor.from_pretrained(model)
+    processor = TrOCREncoderDecoderProcessor.from_pretrained(processor_folder(model))
     check_vocabulary(reader, processor.tokenizer)
     generation = {} if num_beams is None else {"num_beams": num_beams}
     for folder in folders:

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, TrainingBatch, TrainingImages, read_images
+from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.code_targets import CodeTargets, load_code_targets
 from hf_vlm.training.image_models import build_model, measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
@@ -87,7 +88,7 @@ def build_trainer(recipe: ImageRecipe) -> ImageTrainer:
         statistics.scale, statistics.offset, data.augmentation, num_classes=len(rows.names), seed=arguments.seed
     )
     return ImageTrainer(
-        model=model,
+        model=with_adapters(model, recipe.lora, recipe.model.pretrained, arguments, processor),
         args=arguments,
         train_dataset=pictures,
         eval_dataset=validation,
@@ -97,6 +98,7 @@ def build_trainer(recipe: ImageRecipe) -> ImageTrainer:
         layer_decay=recipe.optimizer.layer_decay,
         is_classifier=is_classifier,
         code_targets=code_targets,
+        lora=recipe.lora,
     )
 
 

@@ -10,7 +10,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, read_images
-from hf_vlm.parts.checkpoint_files import read_config
+from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
 from hf_vlm.training.image_models import measure_processor, model_names
 from hf_vlm.training.image_trainer import accuracies, best_classes
 
@@ -54,7 +55,7 @@ def is_image_classifier(model: str) -> bool:
     Raises:
         OSError: if there is no such model.
     """
-    stored = read_config(model)
+    stored = read_config(base_of_adapter(model) or model)
     model_type, mapping = stored.get("model_type"), AutoModelForImageClassification._model_mapping
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in mapping:
         return False
@@ -78,8 +79,8 @@ def evaluate_image_folders(
         ValueError: if a folder holds no pictures, or a class that the model does not know.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32).to(device)
-    processor = AutoImageProcessor.from_pretrained(model)
+    classifier = load_with_adapter(AutoModelForImageClassification, model, dtype=torch.float32).to(device)
+    processor = AutoImageProcessor.from_pretrained(processor_folder(model))
     names = model_names(classifier.config)
     for folder in folders:
         rows = read_images(folder, split).with_names(names)

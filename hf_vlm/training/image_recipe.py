@@ -3,6 +3,7 @@
 task:       `image-classification` or `masked-image-modeling`
 model:      where the weights come from
 data:       the folder of pictures, its splits, how training pictures are changed
+lora:       adapters, which train in the place of a pretrained model's weights; see `LoraSection`
 optimizer:  what the Trainer has no setting for
 training:   any setting of transformers' `TrainingArguments`
 """
@@ -11,6 +12,7 @@ import dataclasses
 from typing import Any
 
 from hf_vlm.data.labelled_images import ImageAugmentation
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.recipe_files import listed
 
@@ -94,11 +96,16 @@ class ImageRecipe(Recipe):
     task: str
     model: ImageModelSection
     data: ImageDataSection
+    lora: LoraSection | None = None
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     training: dict[str, Any]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lora is not None and self.optimizer.layer_decay != 1:
+            raise ValueError(
+                f"`optimizer.layer_decay` is for whole weights, got {self.optimizer.layer_decay} with `lora`. Set it to 1."
+            )
         is_mixing = self.data.augmentation.is_mixing
         if self.task == MASKED_MODELING and is_mixing:
             raise ValueError(

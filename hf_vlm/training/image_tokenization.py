@@ -15,6 +15,7 @@ from transformers.processing_utils import ImagesKwargs
 from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingImages, read_images
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.vision_features import configured_image_size
+from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.image_models import (
     check_unit_range,
     measure_processor,
@@ -101,7 +102,7 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
         prepare=prepare,
     )
     return TokenizerTrainer(
-        model=model,
+        model=with_adapters(model, recipe.lora, recipe.model.pretrained, arguments, processor),
         args=arguments,
         train_dataset=pictures,
         eval_dataset=validation,
@@ -111,6 +112,7 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
         annealing=AnnealingCallback(schedules) if schedules else None,
         of_learning_rate=of_learning_rate,
         weight_average=recipe.optimizer.weight_average,
+        lora=recipe.lora,
     )
 
 

@@ -4,18 +4,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel
 
 from hf_vlm.data.labelled_images import ProcessedBatch
+from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.code_targets import CodeTargets
+from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.metrics import top_k_accuracy
 from hf_vlm.training.parameter_groups import parameter_groups
 
 TOP = 5  # ImageNet's second measure
 
 
-class ImageTrainer(Trainer):
+class ImageTrainer(AdapterTrainer):
     """`Trainer` whose evaluation pictures are prepared by the image processor, as they are in use.
 
     Args:
@@ -43,6 +46,15 @@ class ImageTrainer(Trainer):
         self.can_return_loss = not is_classifier  # without labels there is a loss all the same
         # The loss is a mean over the batch, whatever a model could do with the number of pictures in all batches of a step.
         self.model_accepts_loss_kwargs = False
+        if self.lora is not None:
+            self.add_callback(GradientCheck(self._check_after_first_step))
+
+    def _check_after_first_step(self, model: nn.Module) -> bool:
+        """`check_gradients` at the second update: a new head is zero at the first, and lets no gradient through."""
+        if self.state.global_step == 0:
+            return False
+        self.check_gradients(model)
+        return True
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As `Trainer.create_optimizer`, with the groups of `parameter_groups`."""

@@ -1,24 +1,16 @@
 """`Seq2SeqTrainer` for text lines: CER and WER against the true texts, for one validation set or several by name."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from peft import PeftModel
 from torch.utils.data import Dataset
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-)
+from transformers import EvalPrediction, Seq2SeqTrainer
 
 from hf_vlm.data.image_text import TextLines
+from hf_vlm.parts.base_weights import base_of
+from hf_vlm.training.adapter_training import AdapterTrainer
+from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.metrics import character_error_rate, word_error_rate
 
 
@@ -49,7 +41,7 @@ class ReferenceLines(Dataset):
         return self.rows[self._indices[index]]
 
 
-class LineTrainer(Seq2SeqTrainer):
+class LineTrainer(AdapterTrainer, Seq2SeqTrainer):
     """`Seq2SeqTrainer` that scores what `generate` reads against the rows' own texts.
 
     Scoring against decoded labels would hide every character that the tokenizer does not know. Evaluation sets are
@@ -60,7 +52,7 @@ class LineTrainer(Seq2SeqTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._lines: ReferenceLines | None = None
         super().__init__(*args, compute_metrics=self._score, **kwargs)
-        self.add_callback(GradientCheck())
+        self.add_callback(GradientCheck(self.check_gradients))
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.evaluation_loop`; notes which lines are being read."""
@@ -69,12 +61,13 @@ class LineTrainer(Seq2SeqTrainer):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """As `Seq2SeqTrainer.prediction_step`, whose changes to the model's generation settings are undone."""
-        settings = self.model.generation_config
-        self.model.generation_config = copy.deepcopy(settings)
+        model = base_of(self.model)  # adapters generate by its settings
+        settings = model.generation_config
+        model.generation_config = copy.deepcopy(settings)
         try:
             return super().prediction_step(*args, **kwargs)
         finally:
-            self.model.generation_config = settings
+            model.generation_config = settings
 
     def evaluate(
         self,
@@ -108,54 +101,3 @@ class LineTrainer(Seq2SeqTrainer):
             "cer": character_error_rate(lines.texts, read, case_sensitive=not lines.ignore_case),
             "wer": word_error_rate(lines.texts, read, case_sensitive=not lines.ignore_case),
         }
-
-
-class GradientCheck(TrainerCallback):
-    """Stops the run at its first update if a part that is asked to train got no gradient.
-
-    Args:
-        check: raises ValueError for such a model; `check_gradients` by default. Where it gives back False, the step could not
-            tell, and the next is asked.
-    """
-
-    def __init__(self, check: Callable[[torch.nn.Module], bool | None] | None = None) -> None:
-        self._check = check or check_gradients
-        self._done = False
-
-    def on_pre_optimizer_step(
-        self,
-        args: Seq2SeqTrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Checks once, before the first update of this process."""
-        if not self._done and model is not None and not args.deepspeed:  # ZeRO keeps gradients to itself
-            self._done = self._check(model) is not False
-
-
-def check_gradients(model: torch.nn.Module) -> None:
-    """Checks after a backward pass that every part asked to train got a gradient.
-
-    A part is a module two levels down (`encoder.vision_model`, `decoder.model`), of the model that adapters are in where
-    there are some: single tensors may rightly stay without one, such as a mask token that only pre-training uses.
-
-    Raises:
-        ValueError: if all tensors of a part that require a gradient have none, or only zeros.
-    """
-    reached: dict[str, bool] = {}
-    if isinstance(model, PeftModel):
-        model = model.get_base_model()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = ".".join(name.split(".")[:2])
-            got = parameter.grad is not None and bool(parameter.grad.any())
-            reached[part] = reached.get(part, False) or got
-    left_out = [part for part, got in reached.items() if not got]
-    if left_out:
-        names = ", ".join(f"`{part}`" for part in left_out)
-        raise ValueError(
-            f"A gradient is wanted in every part that trains, got none in {names}. Freeze the part, or check that the "
-            "forward pass uses it."
-        )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
-from hf_vlm.training.lora import LoraSection
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe, refuse_unknown
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.task_sources import TaskSource, WeightedSource
@@ -133,6 +133,7 @@ class LlavaDataSection:
 class RecipeLora(LoraSection):
     """As `LoraSection`; what trains in full beside the adapters is `parts.train`."""
 
+    roles: list[str] = dataclasses.field(default_factory=lambda: ["language"])
     train: list[str] = dataclasses.field(default_factory=list)
 
 

@@ -3,9 +3,16 @@
 A linear layer W of a part gets two matrices, B (out_features, rank) and A (rank, in_features), and computes
 W x + alpha / rank * B A x. B starts at zero: an adapter that has learnt nothing changes nothing.
 
-The folder is read by `peft.PeftModel.from_pretrained(base, folder)` and, where its base is found, by
-`AutoModelForImageTextToText.from_pretrained(folder)`. It holds the adapter, the parts that trained in full beside it (the
-projector), and in `base_weights.json` which weights it belongs to: on others it would say something else.
+Every model of ours takes them; `lora_layers.py` tells which of its layers. The folder is read by
+`peft.PeftModel.from_pretrained(base, folder)`, by `base.load_adapter(folder)` and, where its base is found, by the model's
+own class or auto class, `AutoModelForImageTextToText.from_pretrained(folder)`. It holds the adapter, the parts that trained in
+full beside it (a LLaVA's projector, a classifier's head), generation settings, and in `base_weights.json` which weights it
+belongs to: on others it would say something else. An adapter that peft saves by itself (`get_peft_model`, or `add_adapter` of a
+model) names its base by the same rule, as no model of ours tells an absolute path; it has no `base_weights.json` unless the
+model wrote it.
+
+While adapters learn, what they stand on stays as it is, running means of batch normalisation and codebooks included
+(`hold_base`).
 
 Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; quantised base: Dettmers et al. 2023,
 https://arxiv.org/abs/2305.14314
@@ -14,126 +21,38 @@ https://arxiv.org/abs/2305.14314
 import importlib.util
 import json
 import os
-import re
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_vlm.parts.base_weights import BASE_FILE, base_of, check_base, hash_parts, published_name, role_paths
-from hf_vlm.parts.checkpoint_files import find_file, processor_source, read_config, read_tensors
+from hf_vlm.parts.adapter_loading import take_generation_settings
+from hf_vlm.parts.base_weights import (
+    base_of,
+    check_base,
+    hash_parts,
+    kept_roles,
+    published_name,
+    role_paths,
+    write_base_weights,
+)
+from hf_vlm.parts.checkpoint_files import find_base, find_file, processor_source, read_config, read_tensors
+from hf_vlm.parts.model_class import model_class
+from hf_vlm.training.lora_layers import LoraSection, exact_pattern, path_of, target_layers
 from hf_vlm.training.recipe_files import listed
 
 _QUANTIZED_ROLES = ("language", "decoder")  # the rest is small, or reads pixels
 # Settings that an adapter's base may have otherwise: they change no output of the trained model.
 _FREE_SETTINGS = ("_name_or_path", "architectures", "dtype", "label_smoothing", "transformers_version", "use_cache")
-
-
-@dataclass(kw_only=True)
-class LoraSection:
-    """Adapters, and what trains in full beside them. The defaults are LLaVA-1.5's (its `finetune_lora.sh`).
-
-    LLaVA-1.5 trains them at a learning rate of 2e-4, the projector beside them at 2e-5.
-
-    Attributes:
-        rank: columns of B and rows of A.
-        alpha: their product counts `alpha / rank`.
-        dropout: share of an adapter's inputs left out in training, in [0, 1).
-        roles: parts that get adapters: `language`, `vision` or `projector` of a LLaVA, `vision` or `decoder` of a TrOCR.
-        train: parts that train in full and are saved with the adapter.
-        target_modules: names of the linear layers within `roles` that get an adapter, such as `q_proj` or
-            `self_attn.q_proj`; None means every one but the output layer, as in LLaVA-1.5.
-        quantization: `nf4` keeps the language model's frozen weights in four bits (QLoRA), on a GPU.
-    """
-
-    rank: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
-    roles: list[str] = field(default_factory=lambda: ["language"])
-    train: list[str] = field(default_factory=lambda: ["projector"])
-    target_modules: list[str] | None = None
-    quantization: Literal["none", "nf4"] = "none"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"`lora.rank` must be 1 or more, got {self.rank}. LLaVA-1.5's is 128.")
-        if self.alpha <= 0:
-            raise ValueError(f"`lora.alpha` must be above 0, got {self.alpha}. LLaVA-1.5's is 256, twice its rank.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`lora.dropout` must be in [0, 1), got {self.dropout}. LLaVA-1.5's is 0.05.")
-        if not self.roles:
-            raise ValueError("`lora.roles` wants a part that gets adapters, got none. Name `language`.")
-        if self.target_modules is not None and not self.target_modules:
-            raise ValueError("`lora.target_modules` wants names of linear layers, got none. Set it to null for all.")
-        if both := sorted(set(self.roles) & set(self.train)):
-            raise ValueError(
-                f"A part has adapters or trains in full, got `{both[0]}` in `lora.roles` and among the parts that train in "
-                "full. Take it out of one."
-            )
-
-
-# Parts and their layers
-
-
-def _path_of(paths: Mapping[str, str], role: str, setting: str) -> str:
-    if role not in paths:
-        raise ValueError(f"`lora.{setting}` must name parts of the model, {listed(paths)}, got `{role}`. Correct it.")
-    return paths[role]
-
-
-def target_layers(model: PreTrainedModel, section: LoraSection) -> list[str]:
-    """Full paths of the linear layers that get an adapter, in the model's order; never the output layer.
-
-    Raises:
-        ValueError: if a role is not one of the model's, has no linear layer, or a name of `target_modules` is none of them.
-    """
-    paths = role_paths(model)
-    output_layer = model.get_output_embeddings()
-    names = section.target_modules
-    found: list[str] = []
-    for role in section.roles:
-        path = _path_of(paths, role, "roles")
-        layers = [f"{path}.{name}" for name, layer in _linear_layers(model.get_submodule(path), output_layer)]
-        if not layers:
-            raise ValueError(f"A part with linear layers is wanted in `lora.roles`, got `{role}`, which has none.")
-        found += layers
-    for name in names or ():
-        if not any(layer.endswith(f".{name}") for layer in found):
-            known = listed(sorted({layer.rpartition(".")[2] for layer in found}))
-            raise ValueError(
-                f"`lora.target_modules` must name linear layers of {listed(section.roles)}: {known}; got `{name}`. Correct "
-                "it, or set it to null for all."
-            )
-    return [layer for layer in found if names is None or any(layer.endswith(f".{name}") for name in names)]
-
-
-def _linear_layers(part: nn.Module, output_layer: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers that are called: torch's own attention reads the weights of its output layer without calling it."""
-    for name, module in part.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D) or module is output_layer or not name:
-            continue
-        if not isinstance(part.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
-            yield name, module
-
-
-def exact_pattern(model: nn.Module, layers: list[str]) -> str:
-    r"""A regular expression that these modules' full paths match and no other module's.
-
-    Layers that differ in their number alone share an alternative: `language_model\.model\.layers\.\d+\.mlp\.up_proj`.
-    """
-    shapes = [r"\.".join(r"\d+" if word.isdigit() else re.escape(word) for word in name.split(".")) for name in layers]
-    pattern = "|".join(dict.fromkeys(shapes))
-    matched = {name for name, _ in model.named_modules(remove_duplicate=False) if re.fullmatch(pattern, name)}
-    return pattern if matched == set(layers) else "|".join(re.escape(name) for name in layers)
 
 
 def lora_config(model: PreTrainedModel, section: LoraSection) -> LoraConfig:
@@ -143,11 +62,18 @@ def lora_config(model: PreTrainedModel, section: LoraSection) -> LoraConfig:
         ValueError: as `target_layers`; if a part in `train` is not one of the model's or is a whole model; or if PEFT, which
             goes by the ends of names, would take another module for it.
     """
+    section = section.settled(model)
     layers = target_layers(model, section)
     paths = role_paths(model)
-    in_full = [_path_of(paths, part, "train") for part in section.train]
-    for part, path in zip(section.train, in_full, strict=True):
-        if isinstance(model.get_submodule(path), PreTrainedModel):
+    in_full = [path_of(paths, part, "train") for part in section.train or ()]
+    for part, path in zip(section.train or (), in_full, strict=True):
+        module = model.get_submodule(path)
+        if isinstance(module, nn.ModuleDict | nn.ModuleList):
+            raise ValueError(
+                f"`lora.train` is for modules that are called, got `{part}`, a `{type(module).__name__}`. Leave it out, or train "
+                "without LoRA."
+            )
+        if isinstance(module, PreTrainedModel):
             raise ValueError(
                 f"`lora.train` is for layers beside the adapted parts, such as `projector`, got `{part}`, a whole model. Put "
                 "it into `lora.roles`, or train without LoRA."
@@ -167,32 +93,48 @@ def lora_config(model: PreTrainedModel, section: LoraSection) -> LoraConfig:
     )
 
 
-# Training
+# The base
 
 
 def loading_arguments(section: LoraSection | None, base: str | os.PathLike) -> dict[str, Any]:
     """What `from_pretrained` of the base is called with besides its name: nothing, or how its weights are quantised.
 
-    With `nf4` the language model's linear layers are kept in four bits and computed with in bfloat16; its output layer, the
-    vision encoder and the projector are not quantised (Dettmers et al. 2023, section 3; LLaVA's `finetune_qlora.sh`).
+    With `nf4` the linear layers of the part that writes, a LLaVA's language model or a reader's decoder, are kept in four bits
+    and computed with in bfloat16; its output layer, the vision encoder and the projector are not quantised (Dettmers et al.
+    2023, section 3; LLaVA's `finetune_qlora.sh`).
+
+    What is tested is what is asked for, and that it is refused where it can't work. Training on a base in four bits was not run
+    here: it wants an NVIDIA GPU. An adapter's base is hashed from its files then, loaded once more in bfloat16, and adapters
+    are merged into the unquantised base.
 
     Args:
         base: folder or Hub name of a model in our layout.
 
     Raises:
-        ValueError: if `nf4` is asked for and there is no GPU.
+        ValueError: if `nf4` is asked for and there is no GPU, or the model has no language model.
         ImportError: if bitsandbytes is missing.
     """
     if section is None or section.quantization == "none":
         return {}
+    config = AutoConfig.from_pretrained(base)
+    with torch.device("meta"):
+        model = model_class(config)(config)
+    written = [
+        role
+        for role, path in role_paths(model).items()
+        if role in _QUANTIZED_ROLES and isinstance(model.get_submodule(path), PreTrainedModel)
+    ]
+    if not written:
+        raise ValueError(
+            f"`lora.quantization: nf4` is for models with a language model, which is most of their weights, got a "
+            f"`{config.model_type}`. Set it to `none`."
+        )
     if not torch.cuda.is_available():
         raise ValueError("`lora.quantization: nf4` is for NVIDIA GPUs, got none. Set it to `none`, or train on one.")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ImportError("`lora.quantization: nf4` wants bitsandbytes, got none. Run `pip install bitsandbytes`.")
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base))
     output_layer = model.get_output_embeddings()
-    kept = [path for role, path in role_paths(model).items() if role not in _QUANTIZED_ROLES]
+    kept = [path for role, path in role_paths(model).items() if role not in written]
     kept += [name for name, module in model.named_modules() if module is output_layer]
     return {
         "dtype": torch.bfloat16,
@@ -205,6 +147,9 @@ def loading_arguments(section: LoraSection | None, base: str | os.PathLike) -> d
             llm_int8_skip_modules=kept,
         ),
     }
+
+
+# Training
 
 
 def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLike | None = None) -> PeftModel:
@@ -221,23 +166,24 @@ def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLi
         ValueError: as `lora_config`; or if `base` could not be loaded as the model is: it has no name, another layout, or
             other settings.
     """
+    section = section.settled(model)
     config = lora_config(model, section)
     layers = target_layers(model, section)
     name = str(base or model.name_or_path)
     _check_settings(model, name)
-    hashes = hash_parts(model, [role for role in role_paths(model) if role not in section.train])
+    hashes = hash_parts(model, kept_roles(model, config.modules_to_save))
     _set_name(model, published_name(name))
     adapted: Any = get_peft_model(model, config)
     wrapped = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     assert wrapped == set(layers), sorted(wrapped ^ set(layers))[:3]
     paths = role_paths(model)
-    for part in section.train:
+    for part in section.train or ():
         for parameter in model.get_submodule(paths[part]).parameters():  # the copy that learns, and the base's
             if parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.data = parameter.data.float()  # steps of 2e-5 would round to none
-    for role in section.roles:
+    for role in section.roles or ():
         adapted_part = model.get_submodule(paths[role])
-        if isinstance(adapted_part, PreTrainedModel):
+        if isinstance(adapted_part, PreTrainedModel) and adapted_part.supports_gradient_checkpointing:
             adapted_part.enable_input_require_grads()
     adapted.base_hashes = hashes
     return adapted
@@ -256,12 +202,17 @@ def _check_settings(model: PreTrainedModel, base: str) -> None:
             f"An adapter's base must be a `{model.config.model_type}` folder, got `{model_type}` in {published_name(base)}. "
             "Save the loaded model with `save_pretrained` and pass its folder as `base`."
         )
-    stored, own = _settings(AutoConfig.from_pretrained(base).to_dict()), _settings(model.config.to_dict())
-    if others := sorted(name for name in stored | own if stored.get(name) != own.get(name)):
+    if other := differing_setting(model, base):
         raise ValueError(
-            f"An adapter's base must have the settings that it is trained with, got another `{others[0]}` in "
+            f"An adapter's base must have the settings that it is trained with, got another `{other}` in "
             f"{published_name(base)}. Save the changed model with `save_pretrained` and pass its folder as `base`."
         )
+
+
+def differing_setting(model: PreTrainedModel, base: str | os.PathLike) -> str | None:
+    """The first setting, by its dotted name, that a folder or Hub name has otherwise than a model; None if they agree."""
+    stored, own = _settings(AutoConfig.from_pretrained(base).to_dict()), _settings(model.config.to_dict())
+    return next((name for name in sorted(stored | own) if stored.get(name) != own.get(name)), None)
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -283,11 +234,11 @@ def check_adapter_gradients(model: nn.Module, section: LoraSection) -> None:
     Raises:
         ValueError: if a part has none, or is frozen.
     """
-    base, paths = base_of(model), role_paths(model)
+    base, paths, section = base_of(model), role_paths(model), section.settled(model)
     left_out = []
-    for part in (*section.roles, *section.train):
+    for part in (*(section.roles or ()), *(section.train or ())):
         trained = [
-            value for value in base.get_submodule(_path_of(paths, part, "roles")).parameters() if value.requires_grad
+            value for value in base.get_submodule(path_of(paths, part, "roles")).parameters() if value.requires_grad
         ]
         if not trained:
             left_out.append(f"`{part}`, which is frozen")
@@ -314,8 +265,9 @@ def save_adapter(
     folder: str | os.PathLike,
     base_folder: str | os.PathLike | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
+    adapter_name: str = "default",
 ) -> None:
-    """Write adapter, card and `base_weights.json`, the hashes of the base that it belongs to.
+    """Write adapter, card, generation settings and `base_weights.json`, the hashes of the base that it belongs to.
 
     Args:
         adapted: what `add_lora` gave, or PEFT loaded.
@@ -323,28 +275,42 @@ def save_adapter(
             hold the same weights.
         state_dict: of the whole model by name, where those that it holds are split over processes; the base's hashes are
             then those that `add_lora` took.
+        adapter_name: which of several; one of another name than `default` is written to the folder of its name in `folder`,
+            as PEFT does.
+
+    Raises:
+        ValueError: if there is no such adapter.
     """
     model = base_of(adapted)
-    config = adapted.peft_config["default"]
+    if adapter_name not in adapted.peft_config:
+        raise ValueError(
+            f"`adapter_name` must be one of {listed(adapted.peft_config)}, got {adapter_name!r}. Correct it."
+        )
+    config = adapted.peft_config[adapter_name]
     if base_folder is not None:
         _set_name(model, published_name(base_folder))
         config.base_model_name_or_path = model.name_or_path
-    in_full = set(config.modules_to_save or ())
-    roles = [role for role, path in role_paths(model).items() if path not in in_full]
+    roles = kept_roles(model, getattr(config, "modules_to_save", None))
     at_start: dict[str, str] = getattr(adapted, "base_hashes", {})
     hashes = at_start if at_start and state_dict is not None else hash_parts(model, roles)
     at_start = at_start or hashes
-    if changed := [role for role in hashes if hashes[role] != at_start[role]]:
+    if changed := [role for role in hashes if hashes[role] != at_start.get(role, hashes[role])]:
         warnings.warn(
             f"A base must stay as it is while an adapter trains, got other weights in {listed(changed)} than at the start. "
-            "The adapter will not give on its base what it gives now. Keep frozen parts in evaluation mode: batch "
-            "normalisation moves its averages in training.",
+            "The adapter will not give on its base what it gives now. Keep frozen parts in evaluation mode, and out of the "
+            "optimizer.",
             stacklevel=2,
         )
-    adapted.save_pretrained(os.fspath(folder), save_embedding_layers=False, state_dict=state_dict)
+    adapted.save_pretrained(
+        os.fspath(folder), save_embedding_layers=False, state_dict=state_dict, selected_adapters=[adapter_name]
+    )
     _correct_card(Path(folder) / "README.md", config.base_model_name_or_path)
-    content = {"base": config.base_model_name_or_path, "dtype": "bfloat16", "sha256": at_start}
-    (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    place = Path(folder) if adapter_name == "default" else Path(folder) / adapter_name
+    if model.can_generate():
+        model.generation_config.save_pretrained(place)
+    write_base_weights(
+        place, config.base_model_name_or_path, {role: at_start.get(role, hashes[role]) for role in hashes}
+    )
 
 
 def _correct_card(path: Path, base: str | None) -> None:
@@ -387,7 +353,7 @@ def merge_adapter(
         )
     tensors = read_tensors(files[1])
     config = PeftConfig.from_pretrained(os.fspath(folder))
-    name = os.fspath(base or config.base_model_name_or_path or "")
+    name = os.fspath(base or find_base(folder, config.base_model_name_or_path or ""))
     if not name:
         raise ValueError(f"The base of {folder} is wanted, got none in its `adapter_config.json`. Name it by `--base`.")
     try:
@@ -396,19 +362,36 @@ def merge_adapter(
         raise ValueError(
             f"The base of {folder} is wanted in {name}, got none there ({error}). Name it by `--base`."
         ) from error
-    model = AutoModelForImageTextToText.from_pretrained(name)
+    of_adapter = (config.auto_mapping or {}).get("base_model_class")
+    model: Any = model_class(AutoConfig.from_pretrained(name), of_adapter).from_pretrained(name)
     check_base(model, folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
             adapted = PeftModel.from_pretrained(model, os.fspath(folder))
-    except (RuntimeError, UserWarning, ValueError) as error:
+        placed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        if left := sum(".lora_" in tensor for tensor in tensors) - sum(".lora_" in tensor for tensor in placed):
+            raise ValueError(f"{left} of them have no place there.")
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except (RuntimeError, UserWarning, ValueError) as error:  # `NotImplementedError` of grouped convolutions too
         raise ValueError(
             f"The {len(tensors)} tensors of the adapter {folder} must fit its base, got {name}, which they don't: "
             f"{str(error).strip().splitlines()[0]} Name the base that it was trained on by `--base`."
         ) from error
-    merged = adapted.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(out)
-    if source := processor_source(folder, name):
-        AutoProcessor.from_pretrained(source).save_pretrained(out)
+    take_generation_settings(merged, folder)
+    with tempfile.TemporaryDirectory(dir=_existing(Path(out).parent), prefix=".merged-") as partial:
+        merged.save_pretrained(partial)
+        if source := processor_source(folder, name):
+            AutoProcessor.from_pretrained(source).save_pretrained(partial)
+        Path(out).mkdir(parents=True, exist_ok=True)
+        for file in sorted(
+            Path(partial).iterdir(), key=lambda file: file.name == "config.json"
+        ):  # which makes it a model
+            os.replace(file, Path(out) / file.name)
+    merged.name_or_path = merged.config.name_or_path = published_name(out)
     return merged
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from transformers import Trainer, set_seed
+from transformers import set_seed
 
 from hf_vlm.data.collators import LineCollator
 from hf_vlm.data.conversation_order import weighted_rows
@@ -29,8 +29,9 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.picture_text_processor import check_vocabulary
+from hf_vlm.training.adapter_training import AdapterTrainer, with_adapters
 from hf_vlm.training.feature_cache import cached_features
-from hf_vlm.training.line_trainer import GradientCheck
+from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import named_section, refuse_unknown
 from hf_vlm.training.runs import run, training_arguments
@@ -91,7 +92,7 @@ class PictureTextRows(Dataset):
         return item
 
 
-class PictureTextTrainer(Trainer):
+class PictureTextTrainer(AdapterTrainer):
     """`Trainer` that scores what `generate` writes about the pictures of the validation sets, as the task is scored.
 
     Evaluation sets are `PictureTextRows`; with several by name, the means of their scores are logged too.
@@ -103,7 +104,7 @@ class PictureTextTrainer(Trainer):
     def __init__(self, *args: Any, task: str, **kwargs: Any) -> None:
         self.task = task
         super().__init__(*args, **kwargs)
-        self.add_callback(GradientCheck())
+        self.add_callback(GradientCheck(self.check_gradients))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -214,13 +215,14 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
     joined: ConcatDataset = ConcatDataset(sets)
     logger.warning("%d rows to learn from, %d for validation.", len(joined), sum(map(len, validation.values())))
     return PictureTextTrainer(
-        model=model,
+        model=with_adapters(model, recipe.lora, recipe.model.pretrained, arguments, processor),
         args=arguments,
         train_dataset=joined,
         eval_dataset=(validation if len(validation) > 1 else next(iter(validation.values()), None)),
         data_collator=LineCollator(processor, model if arguments.label_smoothing_factor else None),
         processing_class=processor,
         task=task,
+        lora=recipe.lora,
     )
 
 

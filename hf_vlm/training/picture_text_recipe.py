@@ -5,6 +5,7 @@ architecture: `cnn_lstm` or `trocr`
 model:        where the weights come from
 data:         what is learnt from and what is validated
 parts:        which parts train
+lora:         adapters, which train in the place of a pretrained model's weights; see `LoraSection`
 training:     any setting of transformers' `TrainingArguments`
 generation:   any setting of transformers' `GenerationConfig`; saved with the model
 """
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe, refuse_unknown
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.task_sources import TaskSource, WeightedSource
@@ -109,6 +111,7 @@ class PictureTextRecipe(Recipe):
     model: PictureTextModelSection
     data: PictureTextDataSection
     parts: PictureTextPartsSection = dataclasses.field(default_factory=PictureTextPartsSection)
+    lora: LoraSection | None = None
     training: dict[str, Any]
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -117,7 +120,13 @@ class PictureTextRecipe(Recipe):
         known = self.section_keys()
         for key in self.generation:
             refuse_unknown(key, known["generation"], "generation", known)
-        if self.data.features_folder is not None and "vision" in self.parts.train:
+        if self.lora is not None and self.parts != PictureTextPartsSection():
+            raise ValueError(
+                f"`lora.train` tells what trains in full beside adapters, got {self.parts.train} in `parts.train` too. Leave "
+                "that out."
+            )
+        adapted = [] if self.lora is None else [*(self.lora.roles or ()), *(self.lora.train or ())]
+        if self.data.features_folder is not None and "vision" in [*self.parts.train, *adapted]:
             raise ValueError(
                 "`data.features_folder` keeps features of a vision encoder that stays as it is, got one that trains. Leave it "
                 "out, or take `vision` out of `parts.train`."

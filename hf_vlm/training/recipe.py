@@ -3,6 +3,7 @@
     task:       which kind of training; `ocr` where a recipe doesn't say
     model:      where the weights come from
     data:       which lines are learnt from, which are read for validation
+    lora:       adapters, which train in the place of a pretrained model's weights; see `LoraSection`
     training:   any setting of transformers' `Seq2SeqTrainingArguments`
     generation: any setting of transformers' `GenerationConfig`; saved with the model
 
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_vlm.data.augmentation import augmentation_name
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe_files import listed, read_sections
 
 _COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")  # transformers checks none of them
@@ -200,6 +202,11 @@ class Recipe:
         for key, value in self.training.items():
             refuse_unknown(key, known["training"], "training", known)
             _parse(hints[key], value, f"training.{key}", known)
+        if getattr(self, "lora", None) is not None and not self.model.pretrained:
+            raise ValueError(
+                "`lora` wants a base that the adapter finds again, `model.pretrained`, got another `model`. Name a trained "
+                "model, or leave `lora` out."
+            )
         if "output_dir" not in self.training:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
 
@@ -266,6 +273,7 @@ class TrOCRRecipe(Recipe):
     architecture: str = "trocr"
     model: ModelSection
     data: DataSection
+    lora: LoraSection | None = None
     training: dict[str, Any]
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
 

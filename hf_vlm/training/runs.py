@@ -96,13 +96,13 @@ def _check_same_model(recipe: Recipe, saved: Path) -> None:
     if not saved.is_file():
         return
     before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.to_dict()
-    for section in ("model", "optimizer", "annealing", "data", "training"):
-        of_before = before.get(section, {})
-        of_now = now.get(section, {})
+    for section in ("model", "lora", "optimizer", "annealing", "data", "training"):
+        of_before = before.get(section) or {}
+        of_now = now.get(section) or {}
         changed = [name for name in of_now | of_before if of_before.get(name) != of_now.get(name)]
         # a value that is annealed no more would go back to that of the config; the rate's start is in the scheduler's state
         lost = section == "annealing" and any(name not in of_now or name == "learning_rate" for name in changed)
-        if changed and (section in ("model", "optimizer") or lost):
+        if changed and (section in ("model", "lora", "optimizer") or lost):
             raise ValueError(
                 f"Checkpoints of this recipe are wanted in {saved.parent}, got those of another `{section}.{changed[0]}`. "
                 "Set another `training.output_dir`, or start anew with `--no-resume`."

@@ -28,7 +28,8 @@ from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGenera
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
-from hf_vlm.parts.checkpoint_files import find_file, read_config
+from hf_vlm.parts.adapter_loading import processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.conversation_evaluation import answer_conversations, is_visual_chat, load_visual_chat
@@ -109,13 +110,8 @@ def architecture_of(name_or_folder: str) -> str | None:
     """
     if is_visual_chat(name_or_folder):
         return "llava"
-    if (
-        find_file(name_or_folder, "config.json") is None
-        and find_file(name_or_folder, "adapter_config.json") is not None
-    ):
-        return None
     kinds = {"hf_vlm_cnn_lstm": "cnn_lstm", "hf_vlm_trocr": "trocr", "vision-encoder-decoder": "trocr"}
-    return kinds.get(read_config(name_or_folder).get("model_type", ""))
+    return kinds.get(read_config(base_of_adapter(name_or_folder) or name_or_folder).get("model_type", ""))
 
 
 def check_pair(task: str, architecture: str | None, name: str) -> None:
@@ -150,7 +146,7 @@ def load_answerer(name_or_folder: str, task: str) -> tuple[Any, Any]:
     }
     model_class, processor_class = classes[architecture or ""]
     model: Any = model_class.from_pretrained(name_or_folder, dtype=torch.float32)
-    processor: Any = processor_class.from_pretrained(name_or_folder)
+    processor: Any = processor_class.from_pretrained(processor_folder(name_or_folder))
     check_vocabulary(model, processor.tokenizer)
     return model, processor
 

@@ -15,7 +15,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_vlm.blocks.codebook import code_counts, codebook_perplexity
 from hf_vlm.data.labelled_images import ProcessedBatch, read_images
-from hf_vlm.parts.checkpoint_files import read_config
+from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
 from hf_vlm.training.image_models import check_unit_range, measure_processor
 
 TERMS = ("loss", "reconstruction_nats", "kl_nats", "codebook_loss", "commitment_loss", "bits_per_dim")
@@ -121,7 +122,7 @@ def is_tokenizer(model: str) -> bool:
     Raises:
         OSError: if there is no such model.
     """
-    model_type = read_config(model).get("model_type")
+    model_type = read_config(base_of_adapter(model) or model).get("model_type")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in AutoModel._model_mapping:
         return False
     model_class = AutoModel._model_mapping[CONFIG_MAPPING[model_type]]
@@ -154,8 +155,8 @@ def evaluate_tokenizer_folders(
         ValueError: if a folder holds no pictures.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoModel.from_pretrained(model, dtype=torch.float32).to(device)
-    processor = AutoImageProcessor.from_pretrained(model)
+    tokenizer = load_with_adapter(AutoModel, model, dtype=torch.float32).to(device)
+    processor = AutoImageProcessor.from_pretrained(processor_folder(model))
     statistics, prepare = measure_processor(processor, tokenizer.config)
     check_unit_range(processor, statistics)
     collate = ProcessedBatch(processor, prepare)

@@ -3,6 +3,7 @@
 task:       `image-tokenization`
 model:      where the weights come from
 data:       the folder of pictures, its splits, how training pictures are changed
+lora:       adapters, which train in the place of a pretrained tokenizer's weights; see `LoraSection`
 optimizer:  what the Trainer has no setting for
 annealing:  values that change over the run, each with its schedule: `learning_rate`, and of the model `beta`,
             `temperature`, `kl_weight`
@@ -13,6 +14,7 @@ import dataclasses
 from typing import Any
 
 from hf_vlm.training.image_recipe import ImageDataSection
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.schedules import Schedule
@@ -78,12 +80,18 @@ class TokenizerRecipe(Recipe):
     task: str
     model: TokenizerModelSection
     data: ImageDataSection
+    lora: LoraSection | None = None
     optimizer: TokenizerOptimizerSection = dataclasses.field(default_factory=TokenizerOptimizerSection)
     annealing: dict[str, Schedule] = dataclasses.field(default_factory=dict)
     training: dict[str, Any]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lora is not None and self.optimizer.weight_average is not None:
+            raise ValueError(
+                f"`optimizer.weight_average` is of whole weights, got {self.optimizer.weight_average} with `lora`. Set it to "
+                "null."
+            )
         if self.data.augmentation.is_mixing:
             raise ValueError(
                 "`data.augmentation` mixes labels, got `mixup` or `cutmix` for pictures without. Set both to 0."

@@ -29,6 +29,7 @@ from hf_vlm.parts.picture_text_processor import check_vocabulary, load_tokenizer
 from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
+from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
 from hf_vlm.training.metrics import require_jiwer
 from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
@@ -104,13 +105,15 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         short_first=recipe.data.short_first,
         prepare=to_grayscale if getattr(model.config.vision_config, "num_channels", 3) == 1 else to_rgb,
     )
+    name = str(default_ocr_model()) if recipe.model.pretrained == "default" else recipe.model.pretrained
     return LineTrainer(
-        model=model,
+        model=with_adapters(model, recipe.lora, name, arguments, processor),
         args=arguments,
         train_dataset=mixture,
         eval_dataset=(validation if len(validation) > 1 else next(iter(validation.values()), None)),
         data_collator=LineCollator(processor, model if arguments.label_smoothing_factor else None),
         processing_class=processor,
+        lora=recipe.lora,
     )
 
 

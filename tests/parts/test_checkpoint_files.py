@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
+from hf_vlm.models.vit.configuration_vit import VisionTransformerConfig
+from hf_vlm.models.vit.modeling_vit import VisionTransformerModel
 from hf_vlm.parts.checkpoint_files import read_config, read_weights
 
 
@@ -33,6 +35,22 @@ def test_shards_are_joined(model, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     assert_same(read_weights(tmp_path), model)
+
+
+def test_last_save_is_what_loads_whether_in_shards_or_not(tmp_path):
+    config = VisionTransformerConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    for max_shard_size in ("1GB", "10KB", "1GB", "10KB", "20KB"):
+        saved = VisionTransformerModel(config)
+        saved.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+        expected = saved.state_dict()
+        loaded = VisionTransformerModel.from_pretrained(tmp_path).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+        read = read_weights(tmp_path)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in read.items())
+        names = {path.name for path in tmp_path.glob("model*")}
+        assert ("model.safetensors" in names) == (max_shard_size == "1GB") == (len(names) == 1)
 
 
 def test_missing_shard_is_named(model, tmp_path):

@@ -98,3 +98,11 @@ def test_missing_weights_of_a_newer_version_are_told_as_such(tmp_path):
     told = "got none for .*hf-vlm 99.1 wrote it, this is " + re.escape(hf_vlm.__version__)
     with pytest.raises(ValueError, match=told):
         VisionTransformerForImageClassification.from_pretrained(tmp_path)
+
+
+def test_parts_tell_no_folder_of_this_machine(tmp_path):
+    VisionTransformerModel(VisionTransformerConfig(num_hidden_layers=1)).save_pretrained(tmp_path / "vision")
+    vision = AutoConfig.from_pretrained(tmp_path / "vision")
+    assert vision.name_or_path == str(tmp_path / "vision")
+    TrOCREncoderDecoderConfig(vision_config=vision).save_pretrained(tmp_path / "reader")
+    assert str(tmp_path) not in (tmp_path / "reader" / "config.json").read_text()

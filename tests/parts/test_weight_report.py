@@ -6,7 +6,17 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hf_vlm.parts.weight_report import PartReport, WeightReport, describe_part, hash_weights
+from hf_vlm.parts.weight_report import (
+    PartReport,
+    PartSource,
+    WeightReport,
+    card_metadata,
+    describe_part,
+    hash_weights,
+    part_source,
+    stated_license,
+)
+from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
 
 
 def make_module() -> nn.Sequential:
@@ -120,3 +130,75 @@ def test_name_that_the_part_lacks_is_refused():
 def test_unknown_part_names_those_there_are():
     with pytest.raises(KeyError, match=r"\(vision\), got 'text'"):
         WeightReport([PartReport("vision")])["text"]
+
+
+def test_parts_whose_weights_differ_are_named():
+    report, module = make_report()
+    report.rehash({"projector": nn.Linear(2, 2)})
+    assert report.changed({"decoder": module}) == ["projector"]
+    with torch.no_grad():
+        module[1].weight += 1
+    assert report.changed({"decoder": module}) == ["decoder", "projector"]
+
+
+def test_licence_and_revision_of_a_source_are_reported():
+    source = PartSource("some/model", "mit", "f" * 40)
+    part = describe_part("vision", make_module(), source=source)
+    assert (part.source, part.license, part.revision) == ("some/model", "mit", "f" * 40)
+    assert not part.new and describe_part("vision", make_module(), source=PartSource()).copied == {}
+
+
+def test_reports_of_other_versions_are_read(tmp_path):
+    report, _ = make_report()
+    path = report.save(tmp_path)
+    content = json.loads(path.read_text())
+    for part in content["parts"]:
+        del part["license"], part["revision"]
+        part["from_a_later_version"] = 1
+    path.write_text(json.dumps(content))
+    assert WeightReport.load(tmp_path) == report
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("license: apache-2.0", "apache-2.0"),
+        ("license: [mit]", "mit"),
+        ("license: [mit, gpl-3.0]", ""),
+        ("license: other\nlicense_name: terms\nlicense_link: https://x.org", "other (terms, https://x.org)"),
+        ("license: other", "other"),
+        ("license: unknown", ""),
+        ("language: en", ""),
+        ("license: [", ""),
+        ("- a list", ""),
+    ],
+)
+def test_licence_is_what_the_card_beside_a_part_states(header, expected, tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "README.md").write_text(f"---\n{header}\n---\n# Part\n")
+    assert part_source(tmp_path / "part") == PartSource("part", expected, "")
+    assert stated_license(card_metadata(tmp_path / "part")) == expected
+
+
+def test_part_that_has_no_card_has_no_licence(tmp_path):
+    (tmp_path / "part").mkdir()
+    assert part_source(tmp_path / "part") == PartSource("part")
+    assert part_source("org/never-downloaded") == PartSource("org/never-downloaded")
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=5))
+    assert part_source(model) == PartSource("GPT2LMHeadModel instance")
+
+
+def test_report_is_written_by_the_main_process_alone(tmp_path):
+    model = tiny_captioner()
+    model.weight_report = WeightReport(
+        [describe_part("decoder", model.decoder), describe_part("gone", nn.Linear(2, 2))]
+    )
+    model.save_pretrained(tmp_path / "of-others", is_main_process=False)
+    assert not (tmp_path / "of-others" / "weight_report.json").exists()
+    with torch.no_grad():
+        next(model.decoder.parameters()).add_(1)
+    model.save_pretrained(tmp_path / "main")
+    saved = WeightReport.load(tmp_path / "main")
+    assert [part.name for part in saved.parts] == ["decoder"]  # a part that was taken off is not told any more
+    assert saved["decoder"].sha256 == hash_weights(model.decoder.state_dict())
+    assert type(model).from_pretrained(tmp_path / "main").weight_report == saved

@@ -8,12 +8,21 @@ from PIL import Image
 from transformers import pipeline
 
 from hf_vlm import (
+    DVAEConfig,
+    DVAEImageProcessor,
+    DVAEModel,
     SwinTransformerConfig,
     SwinTransformerForImageClassification,
     SwinTransformerImageProcessor,
+    VAEConfig,
+    VAEImageProcessor,
+    VAEModel,
     VisionTransformerConfig,
     VisionTransformerForImageClassification,
     VisionTransformerImageProcessor,
+    VQVAEConfig,
+    VQVAEImageProcessor,
+    VQVAEModel,
 )
 
 FAMILIES = {
@@ -65,3 +74,21 @@ def test_image_feature_extraction(folder) -> None:
     torch.testing.assert_close(torch.tensor(extract(PICTURES[0])), expected.last_hidden_state, atol=1e-5, rtol=0)
     pooled = torch.tensor(extract(PICTURES[0], pool=True))
     torch.testing.assert_close(pooled, expected.pooler_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "processor_class"),
+    [
+        (VAEModel, VAEConfig, VAEImageProcessor),
+        (VQVAEModel, VQVAEConfig, VQVAEImageProcessor),
+        (DVAEModel, DVAEConfig, DVAEImageProcessor),
+    ],
+)
+def test_image_feature_extraction_of_visual_tokenizers(model_class, config_class, processor_class, tmp_path) -> None:
+    model, processor = model_class(config_class()).eval(), processor_class()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(**processor(PICTURES[:1], return_tensors="pt")).last_hidden_state
+    features = pipeline("image-feature-extraction", model=str(tmp_path))(PICTURES[0])
+    torch.testing.assert_close(torch.tensor(features), expected, atol=1e-5, rtol=0)

@@ -45,6 +45,15 @@ FOREIGN = {
     "image_size": 16,
     "patch_size": 8,
 }
+SWIN = {
+    "model_type": "hf_vlm_swin",
+    "image_size": 16,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_attention_heads": [2, 2],
+    "window_size": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,7 @@ def history(trainer, *keys):
     return [tuple(entry.get(key) for key in ("step", *keys)) for entry in trainer.state.log_history]
 
 
-@pytest.mark.parametrize("kind", ["ours", "transformers' own", "masked"])
+@pytest.mark.parametrize("kind", ["ours", "swin", "transformers' own", "masked"])
 def test_interrupted_run_resumes_to_the_weights_of_the_uninterrupted_one(kind, pictures, tmp_path, monkeypatch, caplog):
     runs = {}
     for name in ("whole", "stopped"):
@@ -80,6 +89,8 @@ def test_interrupted_run_resumes_to_the_weights_of_the_uninterrupted_one(kind, p
         task = "masked-image-modeling" if kind == "masked" else "image-classification"
         runs[name] = tiny_picture_recipe(pictures, tmp_path / name / "out", task)
         runs[name]["training"]["dataloader_num_workers"] = 2 * (kind == "ours" and name == "stopped")
+        if kind == "swin":
+            runs[name]["model"]["config"] = {**SWIN, "drop_path_rate": 0.1}
         if kind == "transformers' own":
             # with dropout, and weights whose names in the file are not those in memory
             runs[name]["model"]["config"] = {**FOREIGN, "hidden_dropout_prob": 0.1}

@@ -22,18 +22,16 @@ import hf_vlm
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration, TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.parts.base_weights import BASE_FILE, check_base, role_paths
 from hf_vlm.training import lora
-from hf_vlm.training.line_trainer import check_gradients
+from hf_vlm.training.gradient_checks import check_gradients
 from hf_vlm.training.lora import (
-    LoraSection,
     add_lora,
     check_adapter_gradients,
-    exact_pattern,
     loading_arguments,
     lora_config,
     merge_adapter,
     save_adapter,
-    target_layers,
 )
+from hf_vlm.training.lora_layers import LoraSection, exact_pattern, target_layers
 from tests.models.llava.tiny_llava import (
     CLIP_VISION,
     END,
@@ -47,7 +45,13 @@ from tests.models.llava.tiny_llava import (
 )
 from tests.models.trocr.tiny_models import line_batch, tiny_reader
 
-ADAPTER_FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", BASE_FILE]
+ADAPTER_FILES = [
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "generation_config.json",
+    BASE_FILE,
+]
 GPT2 = {
     "model_type": "gpt2",
     "vocab_size": VOCAB_SIZE,
@@ -131,7 +135,8 @@ def test_section_refuses_settings_that_mean_nothing(settings, told):
 def test_section_defaults_are_those_of_llava_1_5():
     config = LoraSection()
     assert (config.rank, config.alpha, config.dropout) == (128, 256, 0.05)
-    assert (config.roles, config.train, config.target_modules) == (["language"], ["projector"], None)
+    settled = config.settled(tiny_llava())
+    assert (settled.roles, settled.train, settled.target_modules) == (["language"], ["projector"], None)
 
 
 # Which layers
@@ -150,7 +155,7 @@ def test_roles_name_the_parts_that_hold_weights(base):
 
 
 def test_roles_of_another_class_are_an_error():
-    with pytest.raises(ValueError, match="made of parts is wanted, a LLaVA or a TrOCR, .* got a `Linear`"):
+    with pytest.raises(ValueError, match="A model of hf-vlm is wanted, .* got a `Linear`"):
         role_paths(nn.Linear(2, 2))
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...parts.picture_text_processor import end_token_id, load_tokenizer, start_token_id
 from ...parts.settings import refuse_unknown
 from ...parts.vision_features import describe_vision_model, load_vision_model, needed_weights
-from ...parts.weight_report import WeightReport, describe_part, source_name
+from ...parts.weight_report import PartSource, WeightReport, describe_part, part_source
 from .configuration_cnn_lstm import CnnLstmConfig
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class CnnLstmParts:
     generation: dict[str, Any]
     vision: PreTrainedModel
     vision_report: dict[str, list[str]]
-    vision_source: str
+    vision_source: PartSource
 
     def place(self, vision_model: nn.Module) -> None:
         """Copy the weights into a new model's encoder."""
@@ -106,7 +106,8 @@ def load_parts(
     sizes = {"vision_hidden_size": seen.hidden_size, "num_prefix_tokens": seen.num_prefix_tokens}
     vocab_size = {"vocab_size": len(tokenizer)}
     vision_config = copy.deepcopy(vision_model.config)
-    vision_config.name_or_path = source_name(vision)  # a folder of this machine means nothing elsewhere
+    source = part_source(vision)
+    vision_config.name_or_path = source.name  # a folder of this machine means nothing elsewhere
     config = CnnLstmConfig(vision_config=vision_config, **(vocab_size | sizes | tokens | config_fields))
     if config.vocab_size < len(tokenizer):
         raise ValueError(
@@ -117,4 +118,4 @@ def load_parts(
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown not in tokens.values():
         generation["suppress_tokens"] = [unknown]  # a caption is to be made of words
-    return CnnLstmParts(config, generation, vision_model, vision_report, source_name(vision))
+    return CnnLstmParts(config, generation, vision_model, vision_report, source)

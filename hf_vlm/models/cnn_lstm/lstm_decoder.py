@@ -43,6 +43,11 @@ class PictureReading:
     features: torch.Tensor | None = None
     keys: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "PictureReading":
+        """The same on another device: accelerate asks for it where the decoder lies elsewhere than the encoder."""
+        parts = (self.first_input, self.hidden, self.cell, self.features, self.keys)
+        return PictureReading(*(None if part is None else part.to(device) for part in parts))
+
 
 @dataclass
 class LstmState:

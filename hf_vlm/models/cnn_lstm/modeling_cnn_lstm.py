@@ -26,10 +26,8 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.token_loss import IGNORE_INDEX, shift_right, token_cross_entropy
-from ...parts.checkpoint_files import find_file
-from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
+from ...parts.pretrained_model import HubModel
 from ...parts.vision_features import describe_vision_model, select_tokens, show_every_patch, vision_features
-from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import CnnLstmParts, load_parts
 from .configuration_cnn_lstm import CnnLstmConfig
 from .lstm_decoder import CnnLstmDecoder, CnnLstmProjector, LstmState
@@ -170,18 +168,6 @@ class CnnLstmForConditionalGeneration(CnnLstmPreTrainedModel, GenerationMixin):
     # Loading
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """As `HubModel.from_pretrained`; a folder's report of where its weights came from stays with the model."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            report = find_file(pretrained_model_name_or_path, REPORT_FILE, **where)
-            if report is not None:
-                model = loaded[0] if isinstance(loaded, tuple) else loaded
-                model.weight_report = WeightReport.load(report.parent)
-        return loaded
-
-    @classmethod
     def from_pretrained_parts(
         cls,
         vision: str | os.PathLike | PreTrainedModel,
@@ -207,14 +193,6 @@ class CnnLstmForConditionalGeneration(CnnLstmPreTrainedModel, GenerationMixin):
         model.generation_config.update(**parts.generation)
         model.weight_report = parts.report(model)
         return model.eval()
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model, and beside it the report of where its weights came from, if it was assembled."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        report = getattr(self, "weight_report", None)
-        if report is not None:
-            report.rehash({role: self.get_submodule(path) for role, path in self.part_paths.items()})
-            report.save(save_directory)
 
     # Parts that transformers asks for
 

@@ -35,6 +35,7 @@ from ...blocks.likelihoods import PixelLikelihood, Pixels, map_pixels
 from ...blocks.patch_embed import as_pair, check_pixels
 from ...blocks.straight_through import straight_through
 from ...blocks.variational import bits_per_dim, picture_loss
+from ...blocks.weight_placement import with_weights
 from ...parts.pretrained_model import HubModel
 from ...parts.settings import check_num_images
 from .configuration_dvae import DVAEConfig
@@ -47,6 +48,8 @@ class DVAEOutput(ModelOutput):
     """What a discrete VAE gives.
 
     Attributes:
+        last_hidden_state: float (batch, code_dim, rows, columns), the vectors of the likeliest words. First, as of any encoder:
+            what takes `outputs[0]` for features, such as `pipeline("image-feature-extraction")`, gets them.
         loss: fp32 scalar, nats a pixel value, see the module's docstring.
         reconstruction: float (batch, num_channels, height, width), the mode of p(x | words) at the first sample.
         reconstruction_nats, kl_nats: fp32 scalars, the two terms, nats a picture, means over the batch; the KL without its
@@ -55,11 +58,11 @@ class DVAEOutput(ModelOutput):
         perplexity: fp32 scalar in [1, num_codes], of the likeliest words of this batch.
         used_codes: fp32 scalar, how many different ones there are in this batch.
         code_ids: int64 (batch, rows, columns), the likeliest words, in [0, num_codes).
-        last_hidden_state: float (batch, code_dim, rows, columns), their vectors.
         logits: float (batch, num_codes, rows, columns), of q(word | x).
         hidden_states: if asked for, the encoder's feature maps, one a stage, float (batch, channels, rows, columns).
     """
 
+    last_hidden_state: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     reconstruction_nats: torch.Tensor | None = None
@@ -68,7 +71,6 @@ class DVAEOutput(ModelOutput):
     perplexity: torch.Tensor | None = None
     used_codes: torch.Tensor | None = None
     code_ids: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
@@ -173,9 +175,14 @@ class DVAEDecoder(nn.Module):
 
     def lookup(self, code_ids: torch.Tensor) -> torch.Tensor:
         """What the input layer makes of words, int64 (batch, rows, columns): float (batch, code_dim, rows, columns)."""
-        vectors = F.embedding(code_ids, self.input_layer.weight[:, :, 0, 0].T)
-        assert self.input_layer.bias is not None
-        return (vectors + self.input_layer.bias).movedim(-1, 1)
+        layer = self.input_layer
+
+        def look_up(ids: torch.Tensor) -> torch.Tensor:
+            vectors = F.embedding(ids, layer.weight[:, :, 0, 0].T)
+            assert layer.bias is not None
+            return (vectors + layer.bias).movedim(-1, 1)
+
+        return with_weights(layer, look_up, code_ids)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Float (batch, code_dim, rows, columns) -> float (batch, num_maps, height, width)."""
@@ -190,9 +197,12 @@ class DVAEModel(HubModel):
 
     config_class = DVAEConfig
     main_input_name = "pixel_values"
+    part_paths = {"encoder": "encoder", "decoder": "decoder", "likelihood": "likelihood"}
+    read_layers = ("decoder.input_layer",)  # by codes
     _can_record_outputs = {
         "hidden_states": OutputRecorder(DVAEGroup, layer_name="encoder", capture_initial_hidden_state=False)
     }
+    _no_split_modules = ["DVAEBlock"]
     accepts_loss_kwargs = False  # the loss is a mean over pictures: the Trainer is to average accumulated batches
 
     def __init__(self, config: DVAEConfig) -> None:

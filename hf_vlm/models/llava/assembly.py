@@ -23,7 +23,7 @@ from ...parts.vision_features import (
     read_vision_config,
     usual_feature_layer,
 )
-from ...parts.weight_report import WeightReport, describe_part, source_name
+from ...parts.weight_report import PartSource, WeightReport, describe_part, part_source
 from .configuration_llava import LlavaVisionLanguageConfig
 from .processing_llava import LlavaVisionLanguageProcessor
 
@@ -46,9 +46,9 @@ class LlavaParts:
     generation: dict[str, Any]
     vision: PreTrainedModel
     vision_report: dict[str, list[str]]
-    vision_source: str
+    vision_source: PartSource
     language_model: PreTrainedModel
-    text_source: str
+    text_source: PartSource
     num_new_rows: int
 
     def place(self, model: Any) -> None:
@@ -194,9 +194,9 @@ def load_parts(
         generation,
         vision_model,
         vision_report,
-        source_name(vision),
+        part_source(vision),
         language_model,
-        source_name(text),
+        part_source(text),
         num_rows - rows,
     )
 

@@ -14,7 +14,11 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-TEMPLATE_FOLDER = Path(__file__).with_name("templates")
+# Name -> Jinja.
+TEMPLATES = {
+    file.stem: file.read_text(encoding="utf-8")
+    for file in sorted(Path(__file__).with_name("templates").glob("*.jinja"))
+}
 
 # Noncharacters of Unicode, which no text holds: "intended for process-internal uses" (The Unicode Standard, 23.7).
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -45,8 +49,10 @@ OWN_TEMPLATE{% endset -%}
 {%- if loop.first -%}{{- piece -}}
 {%- else -%}
 {%- set words = piece.split('CLOSE_MARK') -%}
-{%- set end = words[1].partition('END_OF_TURN') -%}
-{%- generation -%}{{- 'LEAD' ~ words[0] ~ end[0] ~ end[1] -}}{%- endgeneration -%}{{- end[2] -}}
+{%- set rest = words[1].split('END_OF_TURN') -%}
+{%- set end = 'END_OF_TURN' if rest | length > 1 else '' -%}
+{%- generation -%}{{- 'LEAD' ~ words[0] ~ rest[0] ~ end -}}{%- endgeneration -%}
+{{- rest[1:] | join('END_OF_TURN') -}}
 {%- endif -%}
 {%- endfor -%}
 """
@@ -73,12 +79,11 @@ def template_text(name_or_text: str) -> str:
     Raises:
         ValueError: if it is neither a known name nor Jinja.
     """
-    file = TEMPLATE_FOLDER / f"{name_or_text}.jinja"
     if re.fullmatch(r"[\w.-]+", name_or_text):
-        if not file.is_file():
-            known = ", ".join(f"`{path.stem}`" for path in sorted(TEMPLATE_FOLDER.glob("*.jinja")))
+        if name_or_text not in TEMPLATES:
+            known = ", ".join(f"`{name}`" for name in TEMPLATES)
             raise ValueError(f"`chat_template` must be Jinja or one of {known}, got `{name_or_text}`. Choose one.")
-        return file.read_text(encoding="utf-8")
+        return TEMPLATES[name_or_text]
     return name_or_text
 
 

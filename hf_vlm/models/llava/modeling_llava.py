@@ -31,6 +31,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ...blocks.projector import Projector
 from ...blocks.token_loss import IGNORE_INDEX, chunked_token_cross_entropy, inside_call, token_cross_entropy
+from ...parts.base_weights import published_name
 from ...parts.checkpoint_files import find_file, read_config, read_weights
 from ...parts.language_model import (
     accepted_arguments,
@@ -49,7 +50,6 @@ from ...parts.vision_features import (
     show_every_patch,
     vision_features,
 )
-from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import LlavaParts, load_parts
 from .configuration_llava import LlavaVisionLanguageConfig
 from .weights_llava import (
@@ -162,7 +162,8 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if pretrained_model_name_or_path is not None:
-            stored = read_config(pretrained_model_name_or_path, **where)
+            file = find_file(pretrained_model_name_or_path, "config.json", **where)  # an adapter's folder has none
+            stored = {} if file is None else read_config(pretrained_model_name_or_path, **where)
             if is_original_layout(stored):
                 return cls._from_original(pretrained_model_name_or_path, stored, vision, where, kwargs)
             if vision is not None:
@@ -170,13 +171,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
                     "`vision` is for the original layout, whose folders leave the vision encoder out, got it with "
                     f"{pretrained_model_name_or_path}, which has its own. Leave it out."
                 )
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            report = find_file(pretrained_model_name_or_path, REPORT_FILE, **where)
-            if report is not None:
-                model = loaded[0] if isinstance(loaded, tuple) else loaded
-                model.weight_report = WeightReport.load(report.parent)
-        return loaded
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _from_original(
@@ -200,7 +195,8 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         kwargs.setdefault("dtype", mapped["projector.linears.0.weight"].dtype)  # as a `llava-hf` folder keeps its own
         loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
         model = super().from_pretrained(None, config=config, state_dict=mapped, **loading)
-        (model[0] if isinstance(model, tuple) else model).name_or_path = str(name_or_path)
+        loaded = model[0] if isinstance(model, tuple) else model
+        loaded.name_or_path = loaded.config.name_or_path = published_name(name_or_path)
         return model
 
     @classmethod
@@ -229,27 +225,16 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         model.weight_report = parts.report(model)
         return model.eval()
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model, and beside it the report of where its weights came from, if it was assembled."""
-        report = getattr(self, "weight_report", None)
-        if getattr(self, "_hf_peft_config_loaded", False) or not kwargs.get("is_main_process", True):
-            report = None
-        if report is not None:
-            weights: Any = (
-                kwargs.get("state_dict") or self.state_dict()
-            )  # given where the model's own are split over processes
-            paths = {"vision": "vision_model.", "projector": "projector.", "language": "language_model."}
-            report.rehash(
-                {
-                    part: {name.removeprefix(path): value for name, value in weights.items() if name.startswith(path)}
-                    for part, path in paths.items()
-                }
-            )
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if report is not None:
-            report.save(save_directory)
-
     # Parts that transformers asks for
+
+    @property
+    def base_model(self) -> Any:
+        """The model below its output layer, which trl's trainers call to make logits of a few tokens at a time themselves.
+
+        Called as `forward` is, without labels, it gives `last_hidden_state`, float (batch, tokens, hidden_size). In all else
+        it is this model.
+        """
+        return _BelowOutputLayer(self)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The vision encoder; with `modality="text"` the language model."""
@@ -337,7 +322,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Words and pictures as float (batch, tokens, hidden_size), and the pictures' alone."""
         inputs_embeds = self.get_input_embeddings()(input_ids)
-        is_image = input_ids.eq(self.config.image_token_id)
+        is_image = input_ids.eq(self.config.image_token_id).to(inputs_embeds.device)
         # In decoding one word comes at a time, and never the image token: there is nothing to look for.
         is_prompt = input_ids.shape[1] > 1
         unseen = None
@@ -358,7 +343,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
                 unseen = self.projector(unseen.to(self.projector_dtype))
                 inputs_embeds = inputs_embeds + 0 * unseen.sum().to(inputs_embeds.dtype)
             return inputs_embeds, None
-        words = self.projector(image_features.to(self.projector_dtype)).to(inputs_embeds.dtype)
+        words = self.projector(image_features.to(self.projector_dtype)).to(inputs_embeds)
         num_places = words.shape[0] * words.shape[1]
         if not torch.compiler.is_compiling() and int(is_image.sum()) != num_places:
             raise ValueError(
@@ -414,23 +399,13 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         Raises:
             ValueError: if pictures and their places disagree in number, or there is nothing to read.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(
-                "Either `input_ids` or `inputs_embeds` must be given, got "
-                f"{'neither' if input_ids is None else 'both'}. Pass `input_ids` where there are pictures."
-            )
-        words = None
-        if input_ids is not None:
-            inputs_embeds, words = self._embed(input_ids, pixel_values, image_features)
-        elif pixel_values is not None or image_features is not None:
-            raise ValueError("Pictures are placed by `input_ids`, got `inputs_embeds`. Pass the ids.")
-        assert inputs_embeds is not None
-
+        arguments, words = self._language_inputs(
+            input_ids, pixel_values, image_features, inputs_embeds, attention_mask, position_ids, cache
+        )
         if labels is not None and shift_labels is None:
             shift_labels = next_tokens(labels)
         if shift_labels is not None:
             use_cache = False  # with one, samples packed in a row would see each other
-        arguments = self._text_inputs(inputs_embeds, attention_mask, position_ids, cache)
         arguments.update(use_cache=use_cache, return_dict=True, **kwargs)
         if shift_labels is not None and self.loss_chunk_size:
             self.prepare_chunked_loss()
@@ -466,6 +441,30 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             image_features=words,
         )
 
+    def _language_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        image_features: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
+        position_ids: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """What the language model is called with, and the projector's output, as `_embed` gives it."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "Either `input_ids` or `inputs_embeds` must be given, got "
+                f"{'neither' if input_ids is None else 'both'}. Pass `input_ids` where there are pictures."
+            )
+        words = None
+        if input_ids is not None:
+            inputs_embeds, words = self._embed(input_ids, pixel_values, image_features)
+        elif pixel_values is not None or image_features is not None:
+            raise ValueError("Pictures are placed by `input_ids`, got `inputs_embeds`. Pass the ids.")
+        assert inputs_embeds is not None
+        return self._text_inputs(inputs_embeds, attention_mask, position_ids, cache), words
+
     def _text_inputs(
         self,
         inputs_embeds: torch.Tensor,
@@ -480,9 +479,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
                 self._refuse_padding_that_is_read()
             if position_ids is None and takes_positions:
                 position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-            inputs_embeds = inputs_embeds * attention_mask[..., None].to(
-                inputs_embeds.dtype
-            )  # recurrences read padding
+            inputs_embeds = inputs_embeds * attention_mask[..., None].to(inputs_embeds)  # recurrences read padding
         if attention_mask is None and position_ids is not None and cache is None and self.packs_by_mask:
             attention_mask = block_mask(position_ids, self.language_model)
         arguments: dict[str, Any] = {
@@ -578,6 +575,38 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         elif pictures["pixel_values"] is not None:
             expanded["pixel_values"] = pictures["pixel_values"]
         return ids, expanded
+
+
+class _BelowOutputLayer:
+    """See `LlavaVisionLanguageForConditionalGeneration.base_model`."""
+
+    def __init__(self, model: LlavaVisionLanguageForConditionalGeneration) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        body = self._model.language_model.base_model
+        if body is self._model.language_model:
+            raise ValueError(
+                "A language model with its output layer apart is wanted, to make logits of a few tokens at a time, got "
+                f"`{body.config.model_type}`. Call the model itself, which gives its `logits`."
+            )
+        arguments, _ = self._model._language_inputs(
+            input_ids, pixel_values, image_features, inputs_embeds, attention_mask, position_ids, cache
+        )
+        return body(**{**arguments, "return_dict": True, **kwargs})
 
 
 def is_split(module: nn.Module) -> bool:

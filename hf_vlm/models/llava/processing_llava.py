@@ -250,6 +250,10 @@ class LlavaVisionLanguageProcessor(ProcessorMixin):
         """
         if kwargs.get("tokenize"):
             kwargs["processor_kwargs"] = {"add_special_tokens": False, **(kwargs.get("processor_kwargs") or {})}
+        if kwargs.get(
+            "return_assistant_tokens_mask"
+        ):  # a list unless asked otherwise, as then is all that it goes with
+            kwargs.setdefault("return_tensors", kwargs.get("processor_kwargs", {}).get("return_tensors"))
         template = template_text(chat_template) if chat_template else None
         return super().apply_chat_template(conversation, chat_template=template, **kwargs)
 

@@ -22,23 +22,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlavaConfig, MistralConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, LlavaConfig, MistralConfig, PreTrainedConfig
 
 from ...parts.vision_features import describe_vision_model
 from .configuration_llava import LlavaVisionLanguageConfig
 
-# Beginnings of names in a `llava-hf` file -> ours.
+# Beginnings of names in a `llava-hf` file -> ours. The older layout, above, calls every language model's body `model`.
 LLAVA_PREFIXES = {
     "vision_tower.": "vision_model.",
     "multi_modal_projector.linear_1.": "projector.linears.0.",
     "multi_modal_projector.linear_2.": "projector.linears.1.",
-    "language_model.model.": "language_model.model.",
-    "language_model.lm_head.": "language_model.lm_head.",
+    "language_model.model.": "language_model.BODY.",
+    "language_model.lm_head.": "language_model.OUTPUT_LAYER.",
     "model.vision_tower.": "vision_model.",
     "model.multi_modal_projector.linear_1.": "projector.linears.0.",
     "model.multi_modal_projector.linear_2.": "projector.linears.1.",
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
+    "model.language_model.": "language_model.BODY.",
+    "lm_head.": "language_model.OUTPUT_LAYER.",
 }
 
 # The original layout: names of LLaMA and Mistral, ours behind `language_model.`.
@@ -161,6 +161,13 @@ def weights_from_llava(
     Raises:
         ValueError: if a tensor belongs to none of the parts.
     """
+    with torch.device("meta"):
+        language_model: Any = AutoModelForCausalLM.from_config(config.text_config)
+    output_layer = language_model.get_output_embeddings()
+    own_names = {
+        "BODY": language_model.base_model_prefix,
+        "OUTPUT_LAYER": next(name for name, module in language_model.named_modules() if module is output_layer),
+    }
     ours = {}
     for name, tensor in weights.items():
         if name.endswith(tuple(DROPPED)):
@@ -171,7 +178,10 @@ def weights_from_llava(
                 "A `llava` file must hold `vision_tower.`, `multi_modal_projector.` and `language_model.` tensors, got "
                 f"`{name}`. Give a folder written by transformers' LlavaForConditionalGeneration."
             )
-        ours[LLAVA_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
+        own_prefix = LLAVA_PREFIXES[prefix]
+        for word, own_name in own_names.items():
+            own_prefix = own_prefix.replace(word, own_name)
+        ours[own_prefix + name.removeprefix(prefix)] = tensor
     return ours
 
 

@@ -164,6 +164,7 @@ class SwinTransformerPreTrainedModel(HubModel):
     config: SwinTransformerConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
+    part_paths = {"encoder": "vision_model", "classifier": "classifier", "feature_norms": "feature_norms"}
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     resizable = ("image_size", "window_size")
@@ -259,6 +260,8 @@ class SwinTransformerPreTrainedModel(HubModel):
 
 class SwinTransformerModel(SwinTransformerPreTrainedModel):
     """Pictures -> one vector a patch of the last stage, and their mean."""
+
+    part_paths = {"encoder": ""}
 
     def __init__(self, config: SwinTransformerConfig) -> None:
         super().__init__(config)

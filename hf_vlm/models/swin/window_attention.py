@@ -189,7 +189,7 @@ class WindowAttention(nn.Module):
         layout = window_layout(batch, grid, window, shift, hidden_states.device)
         windows = hidden_states.flatten(0, 1).index_select(0, layout.order).view(-1, window[0] * window[1], width)
         parts = self._project(windows)
-        bias = self._bias(window)
+        bias = self._bias(window, windows.device)
         if shift == (0, 0):
             mixed, _ = self._attend(*parts, bias, **kwargs)
         else:
@@ -215,7 +215,7 @@ class WindowAttention(nn.Module):
         down, across, patches = rows // window[0], columns // window[1], window[0] * window[1]
         maps = hidden_states.view(batch, rows, columns, width).roll((-shift[0], -shift[1]), (1, 2))
         windows = maps.view(batch, down, window[0], across, window[1], width).transpose(2, 3)
-        bias = self._bias(window)
+        bias = self._bias(window, windows.device)
         if shift != (0, 0):
             # Rows of windows that are not the last may mix all rows of patches, and so for columns.
             _, same_column, same_row, _ = shift_masks(window, shift, bias.device)
@@ -236,10 +236,10 @@ class WindowAttention(nn.Module):
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         return query, key, value
 
-    def _bias(self, window: tuple[int, int]) -> torch.Tensor:
+    def _bias(self, window: tuple[int, int], device: torch.device) -> torch.Tensor:
         """What is added to the scores, float (1, heads, patches, patches); of a smaller window the table's middle."""
         table = self.relative_position_bias
-        index = relative_position_index(window, table.window, device=table.table.device)
+        index = relative_position_index(window, table.window, device=device)
         return table(index)
 
     def _attend(

@@ -34,7 +34,7 @@ from ...parts.decoder_weights import SOURCE_PREFIXES, MappedDecoder, map_text_co
 from ...parts.picture_text_processor import load_tokenizer
 from ...parts.settings import refuse_unknown
 from ...parts.vision_features import describe_vision_model, load_vision_model, needed_weights
-from ...parts.weight_report import WeightReport, describe_part, source_name
+from ...parts.weight_report import PartSource, WeightReport, describe_part, part_source, source_name
 from .configuration_trocr import TrOCREncoderDecoderConfig, TrOCREncoderDecoderTextConfig
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class TrOCRParts:
     generation: dict[str, Any]
     vision: PreTrainedModel
     vision_report: dict[str, list[str]]
-    vision_source: str
+    vision_source: PartSource
     decoder_weights: Mapping[str, torch.Tensor]
     decoder_sources: dict[str, Any] = field(default_factory=dict)
 
@@ -193,8 +193,8 @@ def load_parts(
         "max_new_tokens": min(max_new_tokens, limit - 1) if limit else max_new_tokens,
         "num_beams": num_beams,
     }
-    sources["source"] = source_name(text)
-    return TrOCRParts(config, generation, vision_model, vision_report, source_name(vision), decoder_weights, sources)
+    sources["source"] = part_source(text)
+    return TrOCRParts(config, generation, vision_model, vision_report, part_source(vision), decoder_weights, sources)
 
 
 def cross_attending_config(config: PreTrainedConfig) -> PreTrainedConfig:

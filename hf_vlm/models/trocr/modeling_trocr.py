@@ -13,7 +13,6 @@ kernels and with a static cache.
 Source: Li et al. 2023, https://arxiv.org/abs/2109.10282
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +26,8 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.token_loss import IGNORE_INDEX, ctc_loss, shift_right, token_cross_entropy
-from ...parts.checkpoint_files import find_file
-from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
+from ...parts.pretrained_model import HubModel
 from ...parts.vision_features import describe_vision_model, show_every_patch, vision_features
-from ...parts.weight_report import REPORT_FILE, WeightReport
 from .assembly import TrOCRParts, load_parts
 from .configuration_trocr import TrOCREncoderDecoderConfig
 from .greedy import covers, decode_greedily
@@ -165,18 +162,6 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         return weights_from_vision_encoder_decoder(weights, config)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """As `HubModel.from_pretrained`; a folder's report of where its weights came from stays with the model."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            report = find_file(pretrained_model_name_or_path, REPORT_FILE, **where)
-            if report is not None:
-                model = loaded[0] if isinstance(loaded, tuple) else loaded
-                model.weight_report = WeightReport.load(report.parent)
-        return loaded
-
-    @classmethod
     def from_pretrained_parts(
         cls, vision: str | PreTrainedModel, text: str | PreTrainedModel, **settings: Any
     ) -> "TrOCREncoderDecoderForConditionalGeneration":
@@ -203,23 +188,6 @@ class TrOCREncoderDecoderForConditionalGeneration(TrOCREncoderDecoderPreTrainedM
         model.generation_config.update(**parts.generation)
         model.weight_report = parts.report(model)
         return model.eval()
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model, and beside it the report of where its weights came from, if it was assembled."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        report = getattr(self, "weight_report", None)
-        if report is not None:
-            modules: dict[str, Any] = {
-                "vision": self.encoder.vision_model,
-                "projector": self.encoder.projection,
-                "decoder": self.decoder,
-                "ctc_head": getattr(self, "ctc_head", None),
-            }
-            report.parts = [
-                part for part in report.parts if modules[part.name] is not None
-            ]  # a CTC head may be taken off
-            report.rehash({part.name: modules[part.name] for part in report.parts})
-            report.save(save_directory)
 
     # Parts that transformers asks for
 

@@ -180,7 +180,7 @@ class TrOCREncoderDecoderTextModel(TrOCREncoderDecoderTextPreTrainedModel):
 
     def place(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """What the first layer reads: float (batch, tokens, hidden_size) word vectors, told where in the text they stand."""
-        placed = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds.dtype)
+        placed = inputs_embeds + self.embed_positions(position_ids).to(inputs_embeds)
         return self.dropout(self.embedding_norm(placed))
 
     @merge_with_config_defaults

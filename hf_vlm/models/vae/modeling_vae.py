@@ -45,6 +45,8 @@ class VAEOutput(ModelOutput):
     """What a VAE gives.
 
     Attributes:
+        last_hidden_state: float (batch, latent_channels, rows, columns), the posterior's mean. First, as of any encoder:
+            what takes `outputs[0]` for features, such as `pipeline("image-feature-extraction")`, gets them.
         loss: fp32 scalar, nats a pixel value, see the module's docstring.
         reconstruction: float (batch, num_channels, height, width), the mode of p(x | z) at the first sample.
         reconstruction_nats, kl_nats: fp32 scalars, the two terms, nats a picture, means over the batch; the KL without its
@@ -52,18 +54,17 @@ class VAEOutput(ModelOutput):
         bits_per_dim: fp32 scalar, both terms in bits a pixel value of 8 bits: about the cost of the picture, as long as the
             likelihood's scale is above a level (1/255).
         kl_per_channel: fp32 (latent_channels,), nats a picture: a channel near 0 tells the decoder nothing.
-        last_hidden_state: float (batch, latent_channels, rows, columns), the posterior's mean.
         log_variance: the posterior's, the same shape; None of a deterministic autoencoder.
         hidden_states: if asked for, the encoder's feature maps, one a stage, float (batch, channels, rows, columns).
     """
 
+    last_hidden_state: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     reconstruction_nats: torch.Tensor | None = None
     kl_nats: torch.Tensor | None = None
     bits_per_dim: torch.Tensor | None = None
     kl_per_channel: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
     log_variance: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
@@ -73,7 +74,9 @@ class VAEModel(HubModel):
 
     config_class = VAEConfig
     main_input_name = "pixel_values"
+    part_paths = {"encoder": "encoder", "decoder": "decoder", "likelihood": "likelihood"}
     _can_record_outputs = {"hidden_states": OutputRecorder(DownStage, capture_initial_hidden_state=False)}
+    _no_split_modules = ["ResidualConvBlock"]
     accepts_loss_kwargs = False  # the loss is a mean over pictures: the Trainer is to average accumulated batches
 
     def __init__(self, config: VAEConfig) -> None:
@@ -285,7 +288,7 @@ class VAEModel(HubModel):
         kl_per_channel = mean.new_zeros(mean.shape[1], dtype=torch.float32)
         if posterior is not None:
             kl_per_channel = posterior.kl_from_standard_normal().sum(dim=(2, 3)).mean(0)
-        kl_nats = kl_per_channel.sum()
+        kl_nats = kl_per_channel.sum().to(reconstruction_nats.device)
         num_values = pixel_values[0].numel()
         return VAEOutput(
             loss=picture_loss(reconstruction_nats, kl_nats, self.beta, num_values),

@@ -78,7 +78,7 @@ class PixelDecoder(nn.Module):
         width, (patch_height, patch_width) = config.decoder_hidden_size, as_pair(config.patch_size)
         self.num_prefix_tokens = config.num_prefix_tokens
         self.num_placed = config.num_placed_prefix_tokens
-        self.grid = grid
+        self.grid, self.resampling = grid, config.position_resampling
         self.embedding = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions: torch.Tensor
@@ -100,17 +100,22 @@ class PixelDecoder(nn.Module):
         """What the table of positions starts from."""
         return sincos_positions(self.grid, self.num_placed, self.mask_token.shape[-1])
 
-    def forward(self, tokens: torch.Tensor, places: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def stretched_positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        """The table for a picture of (rows, columns) patches, float (1, placed prefix tokens + rows * columns, width)."""
+        return resample_positions(self.positions, grid, self.grid, self.num_placed, self.resampling)
+
+    def forward(self, tokens: torch.Tensor, places: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
         """Draw all patches.
 
         Args:
             tokens: float (batch, num_prefix_tokens + visible patches, hidden_size).
             places: int64 (batch, rows * columns), where each patch of the picture is among the visible patches followed
                 by the hidden ones.
-            positions: float (1, placed prefix tokens + rows * columns, decoder width).
+            grid: (rows, columns) of a picture that the positions are to be stretched to.
 
         Returns: float (batch, rows * columns, patch pixels * channels), a patch's pixels row by row, channels last.
         """
+        positions = self.positions if grid is None else self.stretched_positions(grid)
         tokens = self.embedding(tokens)
         prefix, visible = tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
         num_hidden = places.shape[1] - visible.shape[1]
@@ -239,10 +244,10 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
     ) -> VisionTransformerMaskedImageModelingOutput:
         order = hidden.int().argsort(dim=1, stable=True)  # visible patches, then hidden ones
         outputs = self.vision_model(pixel_values, visible_patches=order[:, :num_visible], **kwargs)
-        positions = decoder.positions
-        if kwargs["interpolate_pos_encoding"]:
-            positions = self._stretched_positions(decoder, self.vision_model.grid_size(*pixel_values.shape[-2:]))
-        drawn = decoder(outputs.last_hidden_state, order.argsort(dim=1), positions).float()
+        stretched = (
+            self.vision_model.grid_size(*pixel_values.shape[-2:]) if kwargs["interpolate_pos_encoding"] else None
+        )
+        drawn = decoder(outputs.last_hidden_state, order.argsort(dim=1), stretched).float()
         loss, reconstruction = self._compare_pixels(drawn, pixel_values.float(), hidden)
         return VisionTransformerMaskedImageModelingOutput(
             loss=loss,
@@ -257,19 +262,15 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         super().resize(image_size)
         if self.pixel_decoder is not None:
             grid = self.vision_model.grid_size(*as_pair(self.config.image_size))
-            self.pixel_decoder.positions = self._stretched_positions(self.pixel_decoder, grid).clone()
+            self.pixel_decoder.positions = self.pixel_decoder.stretched_positions(grid).clone()
             self.pixel_decoder.grid = grid
-
-    def _stretched_positions(self, decoder: PixelDecoder, grid: tuple[int, int]) -> torch.Tensor:
-        mode = self.config.position_resampling
-        return resample_positions(decoder.positions, grid, decoder.grid, decoder.num_placed, mode)
 
     def _compare_pixels(
         self, drawn: torch.Tensor, pixel_values: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and the drawn patches (batch, rows * columns, pixels) as pictures."""
         patch_size = as_pair(self.config.patch_size)
-        target = cut_into_patches(pixel_values, patch_size)
+        target, hidden = cut_into_patches(pixel_values, patch_size).to(drawn.device), hidden.to(drawn.device)
         if self.config.normalize_target_pixels:
             mean = target.mean(dim=-1, keepdim=True)
             deviation = (target.var(dim=-1, keepdim=True) + _SMALLEST_VARIANCE).sqrt()

@@ -81,9 +81,16 @@ class VisionTransformerPreTrainedModel(HubModel):
     config: VisionTransformerConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
+    part_paths = {
+        "encoder": "vision_model",
+        "classifier": "classifier",
+        "distillation_classifier": "distillation_classifier",
+        "code_head": "code_head",
+        "pixel_decoder": "pixel_decoder",
+    }
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VisionTransformerEmbeddings", "PreNormLayer"]
+    _no_split_modules = ["VisionTransformerEmbeddings", "PreNormLayer", "PixelDecoder"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -175,6 +182,8 @@ class VisionTransformerPreTrainedModel(HubModel):
 
 class VisionTransformerModel(VisionTransformerPreTrainedModel):
     """Pictures -> one vector a patch, and a pooled one if the config says so."""
+
+    part_paths = {"encoder": ""}
 
     def __init__(self, config: VisionTransformerConfig) -> None:
         super().__init__(config)
@@ -275,21 +284,23 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
             attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
 
         height, width = pixel_values.shape[-2:]
-        biases = self._position_biases(height, width, interpolate_pos_encoding)
+        biases = self._position_biases(height, width, interpolate_pos_encoding, hidden_states.device)
         for layer, bias in zip(self.layers, biases, strict=True):
             hidden_states = layer(hidden_states, attention_mask, bias, **kwargs)  # (batch, tokens, hidden_size)
         hidden_states = self.final_norm(hidden_states)
         pooled = self.pooler(hidden_states, token_mask) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def _position_biases(self, height: int, width: int, interpolate_pos_encoding: bool) -> list[torch.Tensor | None]:
+    def _position_biases(
+        self, height: int, width: int, interpolate_pos_encoding: bool, device: torch.device
+    ) -> list[torch.Tensor | None]:
         """Each layer's float (1, heads, tokens, tokens) to add to its scores, or None."""
         tables = self.relative_position_biases
         if len(tables) == 0:
             return [None] * len(self.layers)
         grid = self.grid_size(height, width)
         table_grid = grid if interpolate_pos_encoding else self.grid_size(*self.embeddings.image_size)
-        index = relative_position_index(grid, table_grid, self.config.use_cls_token, self.device)
+        index = relative_position_index(grid, table_grid, self.config.use_cls_token, device)
         biases = [table(index, grid if interpolate_pos_encoding else None) for table in tables]
         return biases * len(self.layers) if len(tables) == 1 else biases
 

@@ -127,7 +127,7 @@ def config_from_home(config: dict) -> VisionTransformerConfig | None:
             settings["relative_position_bias"] = "per_layer"
         elif home.use_shared_relative_position_bias:
             settings["relative_position_bias"] = "shared"
-        settings |= {"masked_image_target": "codes", "num_codes": home.vocab_size}
+        settings |= {"masked_image_target": "codes", "num_codes": home.vocab_size, "out_features": home.out_features}
     elif model_type == "vit_mae":
         if home.decoder_intermediate_size != 4 * home.decoder_hidden_size:
             raise ValueError(

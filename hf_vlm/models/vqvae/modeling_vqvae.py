@@ -44,6 +44,8 @@ class VQVAEOutput(ModelOutput):
     """What a VQ-VAE gives.
 
     Attributes:
+        last_hidden_state: float (batch, code_dim, rows, columns), the codewords; gradients go straight through. First, as of any
+            encoder: what takes `outputs[0]` for features, such as `pipeline("image-feature-extraction")`, gets them.
         loss: fp32 scalar, see the module's docstring.
         reconstruction: float (batch, num_channels, height, width), the mode of p(x | e).
         reconstruction_nats, kl_nats: fp32 scalars, nats a picture, means over the batch; the latter is log num_codes a code.
@@ -52,10 +54,10 @@ class VQVAEOutput(ModelOutput):
         perplexity: fp32 scalar in [1, num_codes], of the codes of this batch.
         used_codes: fp32 scalar, how many different ones there are in this batch.
         code_ids: int64 (batch, rows, columns), in [0, num_codes).
-        last_hidden_state: float (batch, code_dim, rows, columns), the codewords; gradients go straight through.
         hidden_states: if asked for, the encoder's feature maps, one a stage, float (batch, channels, rows, columns).
     """
 
+    last_hidden_state: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     reconstruction_nats: torch.Tensor | None = None
@@ -66,7 +68,6 @@ class VQVAEOutput(ModelOutput):
     perplexity: torch.Tensor | None = None
     used_codes: torch.Tensor | None = None
     code_ids: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
@@ -75,7 +76,9 @@ class VQVAEModel(HubModel):
 
     config_class = VQVAEConfig
     main_input_name = "pixel_values"
+    part_paths = {"encoder": "encoder", "codebook": "codebook", "decoder": "decoder", "likelihood": "likelihood"}
     _can_record_outputs = {"hidden_states": OutputRecorder(DownStage, capture_initial_hidden_state=False)}
+    _no_split_modules = ["ResidualConvBlock"]
     accepts_loss_kwargs = False  # the loss is a mean over pictures: the Trainer is to average accumulated batches
     _keep_in_fp32_modules_strict = {"codebook"}  # running means of a codeword need more digits than half precision has
 
@@ -138,7 +141,8 @@ class VQVAEModel(HubModel):
         if is_learning:  # pixels that the likelihood refuses are not to move codewords before that
             self.likelihood.check_domain(pixel_values)
         latents = self.encoder(2 * pixel_values.to(self.dtype) - 1)  # [0, 1] -> [-1, 1]
-        return self.codebook(latents.movedim(1, -1), is_learning=is_learning)
+        # None leaves it to the codebook, which below adapters stays as it is.
+        return self.codebook(latents.movedim(1, -1), is_learning=None if is_learning else False)
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The codes: int64 (batch, rows, columns), in [0, num_codes).
@@ -204,6 +208,7 @@ class VQVAEModel(HubModel):
         reconstruction_nats = -pixels.log_prob(pixel_values.float()).sum() / len(pixel_values)
         kl_nats = torch.full_like(reconstruction_nats, num_places * math.log(self.config.num_codes))
         of_latents = latents.codebook_loss + self.config.commitment_weight * latents.commitment_loss
+        of_latents = of_latents.to(reconstruction_nats.device)
         if self.config.loss_reduction == "sum":
             loss = reconstruction_nats + of_latents * num_places * self.config.code_dim
         else:

@@ -176,7 +176,7 @@ def test_show_writes_where_it_is_told_and_names_what_a_run_is(lines_run, tmp_pat
     for wrong, told in (
         (["show", str(tmp_path)], "with `recipe.yaml`, `trainer_state.json`"),
         (["show", str(tmp_path / "none")], "The folder of a run is wanted"),
-        (["show", str(lines_run), str(lines_run)], "`show` wants one run, got 2"),
+        (["show", str(lines_run), str(lines_run)], "`show` wants one folder, got 2"),
         (["show", str(lines_run), "--out", str(tmp_path)], "A file for the report is wanted"),
     ):
         assert main(wrong) == 1
