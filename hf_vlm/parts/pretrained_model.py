@@ -380,8 +380,6 @@ class HubModel(PreTrainedModel):
         report: WeightReport | None = getattr(self, "weight_report", None)
         if report is None or getattr(self, "_hf_peft_config_loaded", False):
             return None
-        if state_dict is None and self._keeps_weights_elsewhere():  # by accelerate: such weights don't learn
-            return report
         parts = split_by_part(state_dict or self.state_dict(), self.part_paths)
         report.parts = [part for part in report.parts if part.name in parts]  # a CTC head may be taken off
         in_memory = [

@@ -58,7 +58,7 @@ def answer_conversations(
     prompts = [list(rows.messages(index)[:-1]) for index in range(len(rows))]
     order = sorted(range(len(rows)), key=lambda index: sum(len(text_of(message)) for message in prompts[index]))
     answers = [""] * len(rows)
-    device = next(model.parameters()).device
+    device = model.device
     model.eval()
     for first in tqdm(range(0, len(order), batch_size), desc="Answering", leave=False, disable=None):
         opened = {index: shown(index) for index in order[first : first + batch_size]}

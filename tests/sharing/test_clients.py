@@ -298,7 +298,7 @@ def test_lmms_evals_requests_are_answered_in_their_order(
         model.asked, model.batch_size, model.system_prompt = asked, 3, None
         model.task_dict = {"task": {"test": rows}}
         monkeypatch.setattr(adapter_class, "rank", 1, raising=False)
-        settings = [{"max_new_tokens": 12}, {"max_new_tokens": 12, "until": "l"}, {"max_new_tokens": 12}]
+        settings = [{"max_new_tokens": 12}, {"max_new_tokens": 12, "until": "e"}, {"max_new_tokens": 12}]
 
         def messages(row: dict) -> list[dict]:
             picture = {"type": "image", "url": coloured(row["picture"])}
@@ -310,7 +310,7 @@ def test_lmms_evals_requests_are_answered_in_their_order(
         chat = [("", messages, settings[index], index, "task", "test") for index in range(3)]
         simple = [("colours?", settings[index], visual, index, "task", "test") for index in range(3)]
         requests = [types.SimpleNamespace(args=args) for args in (simple if model.is_simple else chat)]
-        assert model.generate_until(requests) == ["red", "b", "green"]
+        assert model.generate_until(requests) == ["red", "blu", "green"]
 
 
 @pytest.mark.slow
