@@ -120,7 +120,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         results = evaluate_folders(options.model, options.data, **settings, **of_lines)
     for name, result in results:
         if options.json:
-            print(json.dumps({"data": name, **result.to_dict()}, ensure_ascii=False), flush=True)
+            print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
         else:
             print(f"{name}: {result}", flush=True)
     return int(bool(failures))
@@ -479,7 +479,7 @@ def _export_code(options: argparse.Namespace) -> int:
 
 
 def _export_onnx(options: argparse.Namespace) -> int:
-    from hf_vlm.sharing.onnx_export import export_onnx
+    from hf_vlm.sharing.onnx.export import export_onnx
 
     folder = _only(options.folder, options.command)
     return _print_export(export_onnx(folder, options.out, precision="int8" if options.int8 else "float32"), options)

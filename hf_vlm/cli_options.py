@@ -121,7 +121,9 @@ def command_line() -> argparse.ArgumentParser:
     evaluate.add_argument("--ignore-case", action="store_true", help="of lines: fold case before scoring")
     evaluate.add_argument("--num-beams", type=_positive, help="beams in the search; default: the model's own")
     evaluate.add_argument("--batch-size", type=_positive, default=16, help="pictures at a time, default 16")
-    evaluate.add_argument("--json", action="store_true", help="one JSON object a data set, with every prediction")
+    evaluate.add_argument(
+        "--json", action="store_true", help="one JSON object a data set: predictions, versions, weights' hash"
+    )
     evaluate.set_defaults(command="evaluate", list_name="data")
 
     audit = commands.add_parser(

@@ -516,9 +516,11 @@ def write_colour_tasks(folder: Path) -> None:
     rows.mkdir(parents=True)
     tasks.mkdir()
     lines = []
-    for index, name in enumerate(list(COLOURS) * 3):
-        coloured(name).save(rows / f"{index}.png")
-        lines.append(json.dumps({"file_name": f"{index}.png", "question": "colours?", "answer": name}) + "\n")
+    names = list(COLOURS)
+    for index in range(9):
+        coloured(names[index % 3]).save(rows / f"{index}.png")
+        wanted = names[(index + (index % 4 == 0)) % 3]  # three are wrong: a score of 1 would tell little
+        lines.append(json.dumps({"file_name": f"{index}.png", "question": "colours?", "answer": wanted}) + "\n")
     (rows / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
     (tasks / "colour_functions.py").write_text(_FUNCTIONS, encoding="utf-8")
     said = "doc_to_target: answer\ngeneration_kwargs:\n  max_new_tokens: 8"

@@ -30,9 +30,10 @@ from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, PROCESSOR_MAPP
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto import modeling_auto
 
-from hf_vlm.parts.checkpoint_files import WEIGHT_FILES, find_file, read_config
+from hf_vlm.parts.checkpoint_files import WEIGHT_FILES, read_config
 from hf_vlm.parts.package_version import __version__
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
+from hf_vlm.sharing.whole_models import own_model_type
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_MODULE = "auto_classes"
@@ -138,16 +139,10 @@ def export_code(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
 
 def _whole_model(folder: str | os.PathLike) -> Path:
     """Where a model of ours lies on disk, downloaded if it is of the Hub."""
-    if find_file(folder, "adapter_config.json") is not None and find_file(folder, "config.json") is None:
-        raise ValueError(
-            f"A whole model is wanted, got an adapter in {folder}. Merge it first: `hf-vlm merge {folder} --out MERGED`."
-        )
-    model_type = read_config(folder).get("model_type")
+    instead = "Load it with our class and save it with `save_pretrained` first; a model of transformers needs no code."
+    model_type = own_model_type(folder, instead)
     if model_type not in CONFIG_MAPPING or not _is_ours(CONFIG_MAPPING[model_type]):
-        raise ValueError(
-            f"A folder of this package is wanted, whose model type begins with `hf_vlm_`, got `{model_type}` in {folder}. Load "
-            "it with our class and save it with `save_pretrained` first; a model of transformers needs no code."
-        )
+        raise ValueError(f"A model type of this package is wanted, got `{model_type}` in {folder}. {instead}")
     if not os.path.isdir(folder):
         folder = snapshot_download(os.fspath(folder), allow_patterns=list(_TAKEN))
     source = Path(folder)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditional
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.adapter_loading import processor_folder
 from hf_vlm.parts.picture_text_processor import check_vocabulary
+from hf_vlm.parts.weight_report import hash_weights
+from hf_vlm.training.measurements import decoding_of, describe_measurement
 from hf_vlm.training.metrics import character_error_rate, require_jiwer, word_accuracy, word_error_rate, word_f1
 
 
@@ -25,6 +27,7 @@ class ReadingScores:
         num_lines: how many lines were read.
         lines_per_second: pictures decoded, prepared and read a second, on the machine it ran on.
         predictions: the text of every line, in order.
+        measurement: what the scores depend on, see `describe_measurement`; empty where that is not told.
     """
 
     cer: float
@@ -34,10 +37,12 @@ class ReadingScores:
     num_lines: int
     lines_per_second: float
     predictions: list[str]
+    measurement: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes by name."""
-        return asdict(self)
+        """The attributes by name, what the scores depend on among them."""
+        rest = asdict(self)
+        return {**rest.pop("measurement"), **rest}
 
     def __str__(self) -> str:
         return (
@@ -75,9 +80,12 @@ def evaluate_folders(
     processor = TrOCREncoderDecoderProcessor.from_pretrained(processor_folder(model))
     check_vocabulary(reader, processor.tokenizer)
     generation = {} if num_beams is None else {"num_beams": num_beams}
+    weights, decoding = hash_weights(reader.state_dict()), decoding_of(reader, generation)
     for folder in folders:
         rows = read_lines(folder, split=split)
         scores = evaluate_lines(reader, processor, rows, ignore_case=ignore_case, batch_size=batch_size, **generation)
+        settings = {"split": split, "ignore_case": ignore_case, "batch_size": batch_size, "decoding": decoding}
+        scores.measurement = describe_measurement(reader, model, folder, settings, weights)
         yield folder, scores
 
 

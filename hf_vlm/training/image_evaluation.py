@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModelForImageCl
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, read_images
 from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
 from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
+from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.image_models import measure_processor, model_names
 from hf_vlm.training.image_trainer import accuracies, best_classes
+from hf_vlm.training.measurements import describe_measurement
 
 
 @dataclass
@@ -26,6 +28,7 @@ class ClassificationScores:
         num_pictures: how many were classified.
         pictures_per_second: decoded, prepared and classified a second, on the machine it ran on.
         predictions: of each picture, in order: `label`, `predicted` and its `probability` in [0, 1].
+        measurement: what the scores depend on, see `describe_measurement`; empty where that is not told.
     """
 
     accuracy: float
@@ -33,10 +36,12 @@ class ClassificationScores:
     num_pictures: int
     pictures_per_second: float
     predictions: list[dict[str, Any]]
+    measurement: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes by name."""
-        return asdict(self)
+        """The attributes by name, what the scores depend on among them."""
+        rest = asdict(self)
+        return {**rest.pop("measurement"), **rest}
 
     def __str__(self) -> str:
         top5 = "" if self.top5_accuracy is None else f"top-5 accuracy {100 * self.top5_accuracy:.2f} %, "
@@ -64,6 +69,12 @@ def is_image_classifier(model: str) -> bool:
     return bool(names & set(stored.get("architectures") or ()))
 
 
+def load_classifier(name_or_folder: str) -> tuple[Any, Any]:
+    """A saved classifier or adapter of one, in fp32, and its image processor."""
+    model = load_with_adapter(AutoModelForImageClassification, name_or_folder, dtype=torch.float32)
+    return model, AutoImageProcessor.from_pretrained(processor_folder(name_or_folder))
+
+
 def evaluate_image_folders(
     model: str, folders: Sequence[str], *, split: str | None = None, batch_size: int = 16
 ) -> Iterator[tuple[str, ClassificationScores]]:
@@ -78,13 +89,16 @@ def evaluate_image_folders(
     Raises:
         ValueError: if a folder holds no pictures, or a class that the model does not know.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = load_with_adapter(AutoModelForImageClassification, model, dtype=torch.float32).to(device)
-    processor = AutoImageProcessor.from_pretrained(processor_folder(model))
+    classifier, processor = load_classifier(model)
+    classifier = classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+    weights = hash_weights(classifier.state_dict())
+    settings = {"split": split, "batch_size": batch_size}
     names = model_names(classifier.config)
     for folder in folders:
         rows = read_images(folder, split).with_names(names)
-        yield folder, evaluate_images(classifier, processor, rows, batch_size=batch_size)
+        scores = evaluate_images(classifier, processor, rows, batch_size=batch_size)
+        scores.measurement = describe_measurement(classifier, model, folder, settings, weights)
+        yield folder, scores
 
 
 def evaluate_images(

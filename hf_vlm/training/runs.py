@@ -12,6 +12,7 @@ from transformers.integrations import is_tensorboard_available
 
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.recipe import Recipe
+from hf_vlm.training.run_environment import SessionClock, write_environment
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def training_arguments(recipe: Recipe, defaults: Mapping[str, Any], fixed: Mappi
 
 
 def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
-    """Trains, and saves model, processor, the recipe as it was run and the trainer's state in `training.output_dir`.
+    """Trains, and saves model, processor, the recipe as it was run, the trainer's state, and what the run ran on.
+
+    All of it in `training.output_dir`.
 
     Args:
         trainer: of the recipe.
@@ -71,6 +74,7 @@ def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
         report = getattr(trainer.model, "weight_report", None)
         if report is not None:
             print(report.table())
+    trainer.add_callback(SessionClock())
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (ValueError, OSError) as error:
@@ -79,6 +83,8 @@ def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
         raise _without_worker_traceback(error) from None
     trainer.save_model()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_environment(trainer, recipe, output_dir)
 
 
 def _without_worker_traceback(error: Exception) -> Exception:

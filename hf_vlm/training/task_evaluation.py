@@ -5,10 +5,7 @@ weights, versions, and every answer beside its references.
 """
 
 import hashlib
-import importlib.metadata
 import json
-import platform
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +30,7 @@ from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.conversation_evaluation import answer_conversations, is_visual_chat, load_visual_chat
+from hf_vlm.training.measurements import decoding_of, describe_measurement
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.task_metrics import TASK_METRICS, score_task
 
@@ -49,7 +47,6 @@ ARCHITECTURES_OF: dict[str, tuple[str, ...]] = {
 """Which architectures do which task."""
 
 _GREY = (127, 127, 127)
-_PACKAGES = ("hf-vlm", "transformers", "torch", "peft", "sacrebleu")
 
 
 @dataclass
@@ -64,6 +61,7 @@ class TaskScores:
         questions_per_second: prepared and answered, on the machine it ran on.
         answers: every answer, in the rows' order; None where the picture could not be read.
         failed: row -> why its picture could not be read; such rows are not scored.
+        measurement: what the scores depend on, see `describe_measurement`; empty where that is not told.
     """
 
     task: str
@@ -73,11 +71,12 @@ class TaskScores:
     questions_per_second: float
     answers: list[str | None]
     failed: dict[int, str] = field(default_factory=dict)
+    measurement: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes by name, the scores among them."""
-        rest = {name: value for name, value in vars(self).items() if name != "scores"}
-        return {"task": self.task, **self.scores, **rest}
+        """The attributes by name; scores, and what they depend on, among them."""
+        rest = {name: value for name, value in vars(self).items() if name not in ("scores", "measurement")}
+        return {**self.measurement, "task": self.task, **self.scores, **rest}
 
     def __str__(self) -> str:
         speed = f"({self.questions_per_second:.1f}/s)"
@@ -199,17 +198,17 @@ def evaluate_task_folders(
             on_failure=on_failure,
             **generation,
         )
+        settings: dict[str, Any] = {
+            "split": split,
+            "prompt": prompt,
+            "prompt_text": format_prompt(prompt),
+            "max_rows": max_rows,
+        }
+        settings |= {"columns": columns, "image_folder": image_folder, "metrics": metrics or task}
+        settings |= {"pictures": pictures, "batch_size": batch_size, "decoding": decoding_of(answerer, generation)}
+        scores.measurement = describe_measurement(answerer, model, folder, settings, weights)
         if record is not None:
-            settings: dict[str, Any] = {
-                "split": split,
-                "prompt": prompt,
-                "prompt_text": format_prompt(prompt),
-                "max_rows": max_rows,
-            }
-            settings |= {"columns": columns, "image_folder": image_folder, "metrics": metrics or task}
-            settings |= {"pictures": pictures, "batch_size": batch_size, "decoding": _decoding(answerer, generation)}
-            settings["parameters"] = sum(parameter.numel() for parameter in answerer.parameters())
-            content = make_record(model, weights, folder, settings, rows, scores)
+            content = make_record(rows, scores)
             with Path(record).open("a" if number else "w", encoding="utf-8") as file:
                 file.write(json.dumps(content, ensure_ascii=False, indent=None if len(folders) > 1 else 1) + "\n")
         yield folder, scores
@@ -394,16 +393,12 @@ def check_start_token(model: Any, processor: Any) -> None:
         )
 
 
-def make_record(
-    model: str, weights: str, data: str, settings: dict[str, Any], rows: Conversations, scores: TaskScores
-) -> dict[str, Any]:
-    """All that a score depends on, and every answer.
+def make_record(rows: Conversations, scores: TaskScores) -> dict[str, Any]:
+    """All that scores depend on, and every answer.
 
     Args:
-        model: folder or name.
-        weights: their hash.
-        data: folder.
-        settings: of the measurement.
+        rows: that were asked.
+        scores: of their answers, with `measurement`.
     """
     examples = [
         {
@@ -419,19 +414,7 @@ def make_record(
     ]
     measured = scores.to_dict()
     del measured["answers"]
-    return {
-        "model": model,
-        "weights_sha256": weights,
-        "data": data,
-        "data_sha256": data_hash(rows),
-        **settings,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "command": " ".join(sys.argv),
-        **measured,
-        "examples": examples,
-    }
+    return {"data": scores.measurement.get("data"), "data_sha256": data_hash(rows), **measured, "examples": examples}
 
 
 def data_hash(rows: Conversations) -> str:
@@ -443,21 +426,3 @@ def data_hash(rows: Conversations) -> str:
         for stored in rows.stored_images(index):
             digest.update(hashlib.sha256(stored).digest())
     return digest.hexdigest()
-
-
-def _decoding(model: Any, generation: dict[str, Any]) -> dict[str, Any]:
-    config = model.generation_config.to_diff_dict()
-    config.pop("transformers_version", None)
-    if hasattr(model.config, "image_token_id"):  # a chat
-        config["do_sample"] = False
-    return {**config, **generation}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

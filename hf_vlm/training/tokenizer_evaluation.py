@@ -17,7 +17,9 @@ from hf_vlm.blocks.codebook import code_counts, codebook_perplexity
 from hf_vlm.data.labelled_images import ProcessedBatch, read_images
 from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
 from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
+from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.image_models import check_unit_range, measure_processor
+from hf_vlm.training.measurements import describe_measurement
 
 TERMS = ("loss", "reconstruction_nats", "kl_nats", "codebook_loss", "commitment_loss", "bits_per_dim")
 _ACTIVE_VARIANCE = 0.01  # of a channel's posterior mean over pictures and places, as Burda et al. 2016 count units
@@ -130,14 +132,33 @@ def is_tokenizer(model: str) -> bool:
 
 
 class TokenizerResult(dict[str, float]):
-    """Scores by name, see `TokenizerScores.result`; as text, one line."""
+    """Scores by name, see `TokenizerScores.result`; as text, one line.
 
-    def to_dict(self) -> dict[str, float]:
-        """The scores by name."""
-        return dict(self)
+    Args:
+        scores: by name.
+        num_pictures: that were measured.
+        measurement: what the scores depend on, see `describe_measurement`; empty where that is not told.
+    """
+
+    def __init__(
+        self, scores: Mapping[str, float], num_pictures: int, measurement: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(scores)
+        self.num_pictures, self.measurement = num_pictures, dict(measurement or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores by name, the number of pictures, and what they depend on."""
+        return {**self.measurement, **self, "num_pictures": self.num_pictures}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in self.items())
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in self.items())
+        return f"{scores} on {self.num_pictures} pictures"
+
+
+def load_tokenizer(name_or_folder: str) -> tuple[Any, Any]:
+    """A saved tokenizer or adapter of one, in fp32, and its image processor."""
+    model = load_with_adapter(AutoModel, name_or_folder, dtype=torch.float32)
+    return model, AutoImageProcessor.from_pretrained(processor_folder(name_or_folder))
 
 
 def evaluate_tokenizer_folders(
@@ -154,9 +175,10 @@ def evaluate_tokenizer_folders(
     Raises:
         ValueError: if a folder holds no pictures.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_with_adapter(AutoModel, model, dtype=torch.float32).to(device)
-    processor = AutoImageProcessor.from_pretrained(processor_folder(model))
+    tokenizer, processor = load_tokenizer(model)
+    tokenizer = tokenizer.to("cuda" if torch.cuda.is_available() else "cpu")
+    weights = hash_weights(tokenizer.state_dict())
+    settings = {"split": split, "batch_size": batch_size}
     statistics, prepare = measure_processor(processor, tokenizer.config)
     check_unit_range(processor, statistics)
     collate = ProcessedBatch(processor, prepare)
@@ -166,7 +188,9 @@ def evaluate_tokenizer_folders(
             collate([rows[index] for index in range(first, min(first + batch_size, len(rows)))])
             for first in range(0, len(rows), batch_size)
         )
-        yield folder, TokenizerResult(evaluate_batches(tokenizer, batches).result())
+        scores = evaluate_batches(tokenizer, batches).result()
+        measurement = describe_measurement(tokenizer, model, folder, settings, weights)
+        yield folder, TokenizerResult(scores, len(rows), measurement)
 
 
 def _edge_energy(pictures: torch.Tensor) -> torch.Tensor:

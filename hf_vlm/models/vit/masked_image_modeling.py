@@ -134,6 +134,7 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
 
     may_be_new = ("pooler", "mask_token")  # absent from encoders that were not pre-trained this way
     heads = ("code_head", "pixel_decoder")
+    _no_split_modules = ["VisionTransformerEmbeddings", "PreNormLayer", "PixelDecoder"]
     _can_compile_fullgraph = False  # masks are drawn, and checked, outside a graph
     accepts_loss_kwargs = False  # the loss is a mean over patches: the Trainer is to average accumulated batches
 

@@ -90,7 +90,7 @@ class VisionTransformerPreTrainedModel(HubModel):
     }
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VisionTransformerEmbeddings", "PreNormLayer", "PixelDecoder"]
+    _no_split_modules = ["VisionTransformerEmbeddings", "PreNormLayer"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True

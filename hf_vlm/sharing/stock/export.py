@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -34,10 +33,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_vlm.parts.checkpoint_files import find_file, read_config
-from hf_vlm.parts.model_class import model_class
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
 from hf_vlm.sharing.stock import swin, vit
+from hf_vlm.sharing.whole_models import copy_licence, load_processor, load_whole, own_model_type
 
 _PACKAGE = "hf_vlm.sharing.stock"
 # Model type -> its module. The assembled ones call `stock_part`, below, and are hence imported on use.
@@ -112,11 +110,11 @@ def export_transformers(folder: str | os.PathLike, out: str | os.PathLike) -> St
             same mathematics, which names the setting; or if the outputs differ by more than 1e-4. Nothing is then left.
     """
     check_is_new(out)
-    model_type = _own_model_type(folder)
+    model_type = _convertible_type(folder)
     module: Any = importlib.import_module(f"{_PACKAGE}.{_MODULES[model_type]}")
     model = load_whole(folder)
     stock, notes = module.to_stock(model)
-    processor = _load_processor(folder)
+    processor = load_processor(folder)
     if processor is None:
         stock_processor, processor_notes = None, ["there was no processor beside the model: none was written"]
     else:
@@ -125,6 +123,7 @@ def export_transformers(folder: str | os.PathLike, out: str | os.PathLike) -> St
 
     with new_folder(out) as written:
         stock.save_pretrained(written)
+        copy_licence(folder, written)
         if stock_processor is not None:
             stock_processor.save_pretrained(written)
             _check_processor(written, stock_processor)
@@ -165,12 +164,6 @@ def stock_part(model: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
     return model, []
 
 
-def load_whole(folder: str | os.PathLike) -> PreTrainedModel:
-    """One of our models with the head that its folder was saved with, in its stored dtype, on the CPU."""
-    model: Any = model_class(AutoConfig.from_pretrained(folder))
-    return model.from_pretrained(folder).eval()
-
-
 def load_stock(folder: str | os.PathLike, model_class: type[PreTrainedModel]) -> PreTrainedModel:
     """What was written, loaded as its users will: by the Auto class that knows it, in fp32.
 
@@ -198,23 +191,14 @@ def load_stock(folder: str | os.PathLike, model_class: type[PreTrainedModel]) ->
     return model.eval()
 
 
-def _own_model_type(folder: str | os.PathLike) -> str:
+def _convertible_type(folder: str | os.PathLike) -> str:
     """The model type of a folder of ours that may have a counterpart."""
-    if find_file(folder, "adapter_config.json") is not None and find_file(folder, "config.json") is None:
-        raise ValueError(
-            f"A whole model is wanted, got an adapter in {folder}. Merge it first: `hf-vlm merge {folder} --out MERGED`."
-        )
-    model_type = read_config(folder).get("model_type")
-    if model_type in NO_COUNTERPART:
+    model_type = own_model_type(folder, "A model of transformers needs no export.")
+    if model_type in NO_COUNTERPART or model_type not in _MODULES:
         raise ValueError(
             f"A model that has a class in transformers of the same mathematics is wanted, got `{model_type}` in {folder}: "
-            f"transformers has none; {NO_COUNTERPART[model_type]}. Use `hf-vlm export-code`, which carries the code along, or "
-            "`hf-vlm export-onnx`."
-        )
-    if model_type not in _MODULES:
-        raise ValueError(
-            f"A folder of this package is wanted, of model type {', '.join(sorted(_MODULES))}, got `{model_type}` in {folder}. "
-            "A model of transformers needs no export."
+            f"transformers has none; {NO_COUNTERPART.get(model_type, 'it is a part of others')}. Use `hf-vlm export-code`, which "
+            "carries the code along, or `hf-vlm export-onnx`."
         )
     return model_type
 
@@ -229,12 +213,3 @@ def _check_processor(folder: Path, processor: Any) -> None:
             f"The written processor must load as a `{type(processor).__name__}`, got `{type(loaded).__name__}`. Report it; "
             "`hf-vlm export-code` carries the model as it is."
         )
-
-
-def _load_processor(folder: str | os.PathLike) -> Any:
-    """The processor or image processor beside a model; None where there is none."""
-    if find_file(folder, "processor_config.json") is not None:
-        return AutoProcessor.from_pretrained(folder)
-    if find_file(folder, "preprocessor_config.json") is not None:
-        return AutoImageProcessor.from_pretrained(folder)
-    return None

@@ -1,0 +1,1 @@
+"""Models as ONNX files: written, checked through onnxruntime, and run by it."""
