@@ -21,7 +21,7 @@ RUNS = {
     "vit": f"{PICTURE_RUN}[ours]",
     "swin": f"{PICTURE_RUN}[swin]",
     "vae": f"{TOKENIZER_RUN}[vae]",
-    "vqvae": f"{TOKENIZER_RUN}[vqvae]",
+    "vqvae": f"{TOKENIZER_RUN}[vq]",
     "dvae": f"{TOKENIZER_RUN}[dvae]",
     "cnn_lstm": "tests/training/test_picture_text.py::"
     "test_interrupted_run_goes_on_to_the_same_weights[caption-cnn-lstm]",
