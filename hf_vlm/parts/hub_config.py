@@ -5,6 +5,7 @@ and compute something else. So `config.json` names the version that wrote it, an
 this version knows all that it says.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,15 @@ class HubConfig(PreTrainedConfig):
             return super().from_dict(settings, **kwargs)
         except (StrictDataclassError, TypeError, ValueError) as error:
             raise ValueError(_told(newer, f"got one that it can't take ({error.__cause__ or error})")) from error
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """As `PreTrainedConfig.from_json_file`.
+
+        Raises:
+            ValueError: as `from_dict`.
+        """
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written to `config.json`.
