@@ -17,7 +17,11 @@ from transformers import PreTrainedConfig
 from .package_version import __version__
 
 VERSION_KEY = "hf_vlm_version"
-_FOR_LOADING = ("_name_or_path", "architectures", "auto_map", "attn_implementation", "model_type", "torch_dtype")
+# transformers' own, of every config
+_OF_ALL = (
+    *("_name_or_path", "architectures", "auto_map", "attn_implementation", "model_type", "quantization_config"),
+    *("torch_dtype", "torchscript"),
+)
 
 
 @strict
@@ -84,7 +88,7 @@ def unknown_settings(config_class: type[PreTrainedConfig], settings: Mapping[str
     """
     known = set(config_class().to_dict()) | set(config_class.attribute_map)
     unknown = [name for name in settings if name not in known and not hasattr(config_class, name)]
-    unknown = [name for name in unknown if name not in _FOR_LOADING]
+    unknown = [name for name in unknown if name not in _OF_ALL]
     specs: Mapping[str, Any] = getattr(config_class, "sub_configs_defaults", {})
     for name, value in settings.items():
         if not isinstance(value, dict) or not str(value.get("model_type")).startswith("hf_vlm_"):

@@ -145,6 +145,9 @@ def test_model_below_its_output_layer_gives_what_makes_its_logits() -> None:
         wanted = model(**batch).logits
     torch.testing.assert_close(model.get_output_embeddings()(hidden), wanted)
     assert model.base_model.config is model.config and model.base_model.get_image_features
+    assert type(copy.deepcopy(model.base_model)) is type(model.base_model)
+    model.base_model.set_by_a_trainer = True
+    assert model.set_by_a_trainer
 
 
 def test_language_model_without_an_output_layer_apart_is_refused_below_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ from ...parts.vision_features import (
     vision_features,
 )
 from .assembly import LlavaParts, load_parts
+from .below_output_layer import BelowOutputLayer
 from .configuration_llava import LlavaVisionLanguageConfig
 from .weights_llava import (
     check_not_delta,
@@ -231,10 +232,10 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
     def base_model(self) -> Any:
         """The model below its output layer, which trl's trainers call to make logits of a few tokens at a time themselves.
 
-        Called as `forward` is, without labels, it gives `last_hidden_state`, float (batch, tokens, hidden_size). In all else
-        it is this model.
+        Called as `forward` is, without labels, it gives `last_hidden_state`, float (batch, tokens, hidden_size). What it is
+        asked for, or given, otherwise is this model's; it is no module itself.
         """
-        return _BelowOutputLayer(self)
+        return BelowOutputLayer(self)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The vision encoder; with `modality="text"` the language model."""
@@ -575,38 +576,6 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         elif pictures["pixel_values"] is not None:
             expanded["pixel_values"] = pictures["pixel_values"]
         return ids, expanded
-
-
-class _BelowOutputLayer:
-    """See `LlavaVisionLanguageForConditionalGeneration.base_model`."""
-
-    def __init__(self, model: LlavaVisionLanguageForConditionalGeneration) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __call__(
-        self,
-        input_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
-        position_ids: torch.Tensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        body = self._model.language_model.base_model
-        if body is self._model.language_model:
-            raise ValueError(
-                "A language model with its output layer apart is wanted, to make logits of a few tokens at a time, got "
-                f"`{body.config.model_type}`. Call the model itself, which gives its `logits`."
-            )
-        arguments, _ = self._model._language_inputs(
-            input_ids, pixel_values, image_features, inputs_embeds, attention_mask, position_ids, cache
-        )
-        return body(**{**arguments, "return_dict": True, **kwargs})
 
 
 def is_split(module: nn.Module) -> bool:
