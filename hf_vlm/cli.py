@@ -7,7 +7,9 @@ import argparse
 import contextlib
 import io
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +19,14 @@ from typing import Any
 from hf_vlm.cli_options import command_line
 
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal
+
+# What a stopped command leaves: one that writes a folder whole or not at all, and any other.
+_LEFT = dict.fromkeys(
+    ("merge", "export-transformers", "export-code", "export-onnx"), "Nothing was written: run it again from the start."
+)
+_STAYS = (
+    "What was written stays; training, pages read into a folder, token caches, and data of a teacher go on from there."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # argparse leaves over what follows an option, as in `read a.png --json b.png`
     getattr(options, options.list_name).extend(rest)
     try:
-        return _COMMANDS[options.command](options)
+        with _clearing_up() if options.command in _LEFT else contextlib.nullcontext():
+            return _COMMANDS[options.command](options)
     except (ValueError, OSError, ImportError) as error:
         if options.traceback:
             raise
@@ -45,12 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if options.traceback:
             raise
-        print(
-            "hf-vlm: stopped. What was written stays; training, pages read into a folder, token caches, and data that a teacher "
-            "makes go on from there.",
-            file=sys.stderr,
-        )
+        print(f"hf-vlm: stopped. {_LEFT.get(options.command, _STAYS)}", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _clearing_up() -> Iterator[None]:
+    """A SIGTERM, of `docker stop` or a batch system, stops as Ctrl-C does, so that what is half written goes."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the clearing up short
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -468,13 +493,16 @@ def _export_transformers(options: argparse.Namespace) -> int:
 
 
 def _export_code(options: argparse.Namespace) -> int:
-    from hf_vlm.sharing.code_folder import export_code
+    from hf_vlm.sharing.code_folder import card_asks_for_package, export_code, programs_of
 
     folder = export_code(_only(options.folder, options.command), options.out)
-    if options.json:
-        print(json.dumps({"out": str(folder)}))
-    else:
-        print(f"{folder} loads without hf-vlm: `AutoModel.from_pretrained(..., trust_remote_code=True)`.")
+    programs = " and ".join(f"`{program}`" for program in programs_of(folder))
+    if card_asks_for_package(folder):
+        print(
+            f"hf-vlm: {folder / 'README.md'} came along as it was, and still speaks of hf-vlm. Tell its readers of {programs}.",
+            file=sys.stderr,
+        )
+    print(json.dumps({"out": str(folder)}) if options.json else f"{folder} loads without hf-vlm: {programs}.")
     return 0
 
 

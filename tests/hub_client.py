@@ -190,6 +190,17 @@ def pull(kind: str, name: str, file: str, **where: Any) -> dict[str, Any]:
     return told(kind, model, processor, file)
 
 
+def save_and_push(kind: str, name: str, folder: str, file: str, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """Save a tiny model in a folder and push what was written; what lies in the folder then."""
+    model, processor = tiny(kind, seed)
+    result = told(kind, model, processor, file)
+    model.save_pretrained(folder, push_to_hub=True, repo_id=name, **settings)
+    files = sorted(path.name for path in Path(folder).iterdir())
+    commit = HfApi().model_info(name).sha
+    processor.push_to_hub(name)
+    return result | {"files": files, "commit": commit}
+
+
 def tag(name: str, tag: str) -> None:
     HfApi().create_tag(name, tag=tag)
 
@@ -322,6 +333,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     step.__name__: step
     for step in (
         push,
+        save_and_push,
         pull,
         tag,
         push_adapter,

@@ -50,6 +50,7 @@ def test_merge_goes_without_a_processor(processor, tmp_path):
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [
         "config.json",
         "generation_config.json",
+        "merged_from.json",
         "model.safetensors",
     ]
 

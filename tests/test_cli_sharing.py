@@ -1,6 +1,9 @@
 """`hf-vlm card` and the three exports: what they write and print, and what they refuse."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,8 +67,47 @@ def test_model_leaves_with_its_code(classifier, tmp_path, capsys):
     assert main(["export-code", "classifier", "--out", "code", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": "code"}
     assert "AutoModelForImageClassification" in json.loads((tmp_path / "code/config.json").read_text())["auto_map"]
+    (tmp_path / "classifier/README.md").write_text("Install hf-vlm.")
     assert main(["export-code", "classifier", "--out", "again"]) == 0
-    assert "trust_remote_code=True" in capsys.readouterr().out
+    told = capsys.readouterr()
+    wanted = [f"{name}.from_pretrained(..., trust_remote_code=True)"
+              for name in ("AutoModelForImageClassification", "AutoImageProcessor")]  # fmt: skip
+    assert all(program in told.out.splitlines()[-1] for program in wanted)
+    assert "again/README.md came along as it was, and still speaks of hf-vlm" in told.err
+
+
+STOPPED = """
+import os, signal, sys, time
+from hf_vlm.cli import main
+from hf_vlm.sharing import code_folder, new_folder
+
+def stop(folder):
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    time.sleep(20)
+
+code_folder.check_code = stop
+sys.exit(main(["export-code", "classifier", "--out", "new"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_stopped_export_leaves_nothing_and_says_so(classifier, tmp_path, name):
+    done = subprocess.run([sys.executable, "-c", STOPPED, name], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "hf-vlm: stopped. Nothing was written: run it again from the start."
+    assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
+
+
+def test_signal_is_handled_as_before_after_an_export(classifier):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["export-code", "classifier", "--out", "code"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_processor_of_another_size_is_noted(classifier, tmp_path, capsys):
+    VisionTransformerImageProcessor(size={"height": 24, "width": 40}).save_pretrained("classifier")
+    assert main(["export-transformers", "classifier", "--out", "stock"]) == 0
+    assert "makes pictures of 24 x 40 pixels, and the model is configured for 32 x 32" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("option", "precision"), [([], "float32"), (["--int8"], "int8")])

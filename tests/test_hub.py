@@ -383,6 +383,54 @@ def test_shards_take_the_place_of_one_file_and_one_file_that_of_shards(client, h
 
 
 @pytest.mark.slow
+def test_push_leaves_no_report_and_no_generation_config_of_another_model(client, hub):
+    def push(kind: str) -> tuple[str, Any]:
+        return ("push", {"kind": kind, "name": "me/changed", "file": client.file("changed")})
+
+    client([push("llava")], "changer", "hf_me")
+    others = {REPORT_FILE, "generation_config.json"}
+    assert others <= set(hub.repositories["me/changed"].at("main").files)
+    client([push("vit")], "changer", "hf_me")
+    files = set(hub.repositories["me/changed"].at("main").files)
+    assert not others & files and {"config.json", "tokenizer.json", "model.safetensors"} <= files
+
+
+@pytest.mark.slow
+def test_saving_pushes_what_it_wrote_and_what_is_old_goes_there_too(client, hub, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+
+    def save(kind: str, label: str, **settings: Any) -> tuple[str, Any]:
+        where = {"name": "me/saved", "folder": str(tmp_path), "file": client.file(label)}
+        return ("save_and_push", {"kind": kind, **where, **settings})
+
+    steps = [save("llava", "saved-llava", commit_message="First"), save("vit", "saved-vit", max_shard_size="5KB")]
+    first, second = client([steps[0]], "saver", "hf_me") + client([steps[1]], "saver", "hf_me")
+    repository = hub.repositories["me/saved"]
+    head = repository.at(second["commit"])
+    assert repository.at(first["commit"]).title == "First"
+    before = repository.at(first["commit"]).files
+    assert json.loads(before[REPORT_FILE].content) == first["report"]
+    assert set(second["files"]) - {"notes.txt", "generation_config.json"} <= set(head.files)
+    assert "notes.txt" not in head.files
+    assert not {REPORT_FILE, "model.safetensors", "generation_config.json"} & set(head.files)
+    assert (tmp_path / "README.md").read_text() == "mine" != head.files["README.md"].content.decode()
+    (read,) = client([("pull", {"kind": "vit", "name": "me/saved", "file": client.file("saved-read")})], "saved-reader")
+    assert read["weights"] == second["weights"]
+
+
+@pytest.mark.slow
+def test_whole_model_is_not_pushed_beside_an_adapter(client, hub, written):
+    head = hub.repositories["me/adapter"].branches["main"]
+    (refused,) = client(
+        [("push", {"kind": "vit", "name": "me/adapter", "file": client.file("beside")})], "beside", "hf_me"
+    )
+    assert refused["error"] == "ValueError"
+    assert_told(refused, "got `me/adapter` with `adapter_config.json`.*Nothing was pushed")
+    assert hub.repositories["me/adapter"].branches["main"] == head
+
+
+@pytest.mark.slow
 def test_private_model_opens_to_its_owner(client, written, read):
     assert_same(client, ("private", written["private"]), ("private-pulled", read["private"]))
 

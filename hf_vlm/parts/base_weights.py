@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from ..blocks.codebook import Codebook
-from .checkpoint_files import find_file
-from .weight_report import hash_weights
+from .checkpoint_files import find_file, read_config
+from .model_origin import origin_of, published_name
+from .weight_report import hash_weights, write_whole
 
 BASE_FILE = "base_weights.json"
 
@@ -61,7 +62,8 @@ def hash_parts(model: nn.Module, roles: Sequence[str]) -> dict[str, str]:
     """
     base = base_of(model)
     if getattr(base, "is_quantized", False):
-        base = type(base).from_pretrained(base.name_or_path, dtype=torch.bfloat16)
+        origin = origin_of(base)
+        base = type(base).from_pretrained(origin.place, dtype=torch.bfloat16, **origin.hub_arguments)
     paths = role_paths(base)
     parts = {role: base.get_submodule(paths[role]) for role in roles if role in paths}
     return {role: hash_weights(_InBfloat16(_base_state(part))) for role, part in parts.items()}
@@ -70,18 +72,32 @@ def hash_parts(model: nn.Module, roles: Sequence[str]) -> dict[str, str]:
 def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -> bool:
     """Whether a model has the weights that an adapter was trained on; a warning that names both, with hashes, if not.
 
+    Nothing is said where it can't be told: of weights that were rounded to float16, here or in training, other hashes follow
+    (see `exactly_hashed`).
+
     Args:
         model: the base, with or without adapters.
-        folder: of the adapter, or its Hub name. One without `base_weights.json` has no hashes: nothing is said.
+        folder: of the adapter, or its Hub name. One without `base_weights.json` has no hashes: nothing is said. Of a damaged
+            one a warning is given.
         hub_kwargs: as for `read_config`.
     """
     path = find_file(folder, BASE_FILE, **hub_kwargs)
     if path is None:
         return True
-    content = json.loads(path.read_text(encoding="utf-8"))
-    wanted: dict[str, str] = content["sha256"]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        wanted = {str(role): str(sha256) for role, sha256 in content["sha256"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(
+            f"`{path}` must hold the hashes of the base that the adapter goes with, got a file that is damaged "
+            f"({type(error).__name__}: {error}). Whether the adapter is on its base can't be told. Copy or download it again.",
+            stacklevel=2,
+        )
+        return True
     came = hash_parts(model, list(wanted))
     others = [f"{role} {wanted[role]}, got {came.get(role)}" for role in wanted if wanted[role] != came.get(role)]
+    if others and set(wanted) <= set(came) and not (content.get("exact", True) and exactly_hashed(model)):
+        return True
     if others:
         warnings.warn(
             f"The adapter {published_name(folder)} wants {content.get('base') or 'the base'}, on which it was trained, got "
@@ -94,19 +110,42 @@ def check_base(model: nn.Module, folder: str | os.PathLike, **hub_kwargs: Any) -
 
 def name_of(model: nn.Module) -> str:
     """What a model is called in messages: the folder or Hub name that it came from."""
-    name = getattr(base_of(model), "name_or_path", "")
-    return published_name(name) if name else "a model made in memory"
+    place = origin_of(base_of(model)).place
+    return published_name(place) if place else "a model made in memory"
 
 
-def write_base_weights(folder: str | os.PathLike, base: str | None, hashes: Mapping[str, str]) -> None:
+def exactly_hashed(model: nn.Module) -> bool:
+    """Whether the hashes of `hash_parts` are those of the base's files.
+
+    Weights in float16 are not, if the files hold float32: values rounded to float16 first go to other values of bfloat16
+    than those rounded at once.
+    """
+    base = base_of(model)
+    held = {value.dtype for value in (*base.parameters(), *base.buffers())}
+    if getattr(base, "is_quantized", False) or torch.float16 not in held:
+        return True
+    origin = origin_of(base)
+    try:
+        stored = read_config(origin.place, **origin.hub_arguments)
+    except (OSError, ValueError):
+        return False
+    return str(stored.get("dtype") or stored.get("torch_dtype")) == "float16"
+
+
+def write_base_weights(
+    folder: str | os.PathLike, base: str | None, hashes: Mapping[str, str], exact: bool = True
+) -> None:
     """Put `base_weights.json` beside an adapter.
 
     Args:
         base: folder or Hub name of the base.
         hashes: of its parts by role, as from `hash_parts`.
+        exact: as `exactly_hashed` tells of the model that was hashed.
     """
-    content = {"base": base, "dtype": "bfloat16", "sha256": dict(hashes)}
-    (Path(folder) / BASE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content: dict[str, Any] = {"base": base, "dtype": "bfloat16", "sha256": dict(hashes)}
+    if not exact:
+        content["exact"] = False
+    write_whole(Path(folder) / BASE_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def kept_roles(model: nn.Module, in_full: Sequence[str] | None) -> list[str]:
@@ -126,23 +165,6 @@ def hold_base(model: nn.Module) -> None:
     for name, module in modules.items():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | Codebook) and ".modules_to_save." not in f".{name}":
             module.eval()
-
-
-def published_name(base: str | os.PathLike) -> str:
-    """What an adapter may say of its base: a Hub name as it is, of a folder the way there from the working directory.
-
-    A folder's absolute path is never written. The way is what a recipe would say too: transformers' auto classes load the
-    adapter's folder from the directory that it was trained in; our own classes and the commands of `hf-vlm` look around the
-    adapter's folder too (`find_base`), `peft` takes a base loaded by hand, and `hf-vlm merge` has `--base`. Before publishing,
-    name the base's Hub repository in `save_adapter`.
-    """
-    name = os.fspath(base)
-    if not os.path.exists(name):
-        return name
-    try:
-        return Path(os.path.relpath(name)).as_posix()
-    except ValueError:  # another drive
-        return os.path.basename(os.path.abspath(name))
 
 
 class _InBfloat16(Mapping[str, torch.Tensor]):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from safetensors.torch import load_file
 from transformers.utils.hub import cached_file
 
 from .hub_errors import hub_fault
-from .shipped_models import default_ocr_model
 
 # In the order that transformers prefers them: safetensors before pickles, one file before shards.
 WEIGHT_FILES = (
@@ -27,6 +27,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_WHOLE_OR_INDEX = WEIGHT_FILES[:2]
+_SAVED_WEIGHTS = re.compile(r"model(-\d{5,}-of-\d{5,})?\.safetensors|model\.safetensors\.index\.json")
 
 
 def read_config(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def read_config(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[st
                 "Give a folder written by `save_pretrained` or a model of the Hub.",
             )
         ) from unasked
-    return _read_json(path)
+    return read_json(path)
 
 
 def read_weights(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
@@ -120,63 +122,6 @@ def naming_faults(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> Itera
         raise
 
 
-def base_of_adapter(name_or_folder: str | os.PathLike, **hub_kwargs: Any) -> str | None:
-    """Folder or Hub name of the base of a PEFT adapter; None for a whole model.
-
-    Args:
-        name_or_folder: folder or Hub name of either.
-        hub_kwargs: as in `read_config`, of the adapter.
-
-    Raises:
-        FileNotFoundError: if the base is not there.
-        ValueError: if the adapter's config is damaged.
-    """
-    file = find_file(name_or_folder, "adapter_config.json", **hub_kwargs)
-    if file is None or find_file(name_or_folder, "config.json", **hub_kwargs) is not None:
-        return None  # with both: a model with adapters in it
-    named = _read_json(file).get("base_model_name_or_path")
-    if not isinstance(named, str):
-        raise ValueError(
-            f"`{file}` must name the adapter's base, `base_model_name_or_path`, got {named!r}. Save or copy the adapter again."
-        )
-    base = find_base(name_or_folder, named)
-    try:
-        read_config(base)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"The base model `{named}` of the adapter {name_or_folder} is wanted, got none ({error}) Copy it there, merge the "
-            "adapter with it by `hf-vlm merge ADAPTER --base BASE`, or load the base and put the adapter on it: "
-            "`PeftModel.from_pretrained(base, adapter)`."
-        ) from error
-    return base
-
-
-def find_base(adapter: str | os.PathLike, named: str) -> str:
-    """Where the base of an adapter lies, which may name a folder by the way there from where it was trained.
-
-    That way is tried from the working directory, then from the adapter's folder and from those around it; then the base's
-    folder is looked for in and beside the adapter's, and among the models that come with the package.
-
-    Args:
-        adapter: folder or Hub name of the adapter.
-        named: folder or Hub name of the base, as the adapter has it.
-
-    Returns: the first that is there; `named` if none is, a Hub name among others.
-    """
-    if not named or (Path(named) / "config.json").is_file():
-        return named
-    places: list[Path] = []
-    if os.path.isdir(adapter):
-        folder = Path(adapter).absolute()
-        around = (folder, *folder.parents)
-        places = [Path(os.path.normpath(place / named)) for place in around]
-        places += [place / Path(named).name for place in around[:2]]
-    with contextlib.suppress(FileNotFoundError):
-        if default_ocr_model().name == Path(named).name:
-            places.append(default_ocr_model())
-    return next((os.fspath(place) for place in places if (place / "config.json").is_file()), named)
-
-
 def processor_source(name_or_folder: str | os.PathLike, base: str | os.PathLike | None) -> str | None:
     """Where a model's processor is: beside it, or, where an adapter has none, beside its base; None if it is nowhere."""
     for place in (name_or_folder, base):
@@ -194,7 +139,7 @@ def said_by(error: Exception) -> str:
 
 def _read_shards(name_or_folder: str | os.PathLike, index_path: Path, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
     """Join the shards of an index; each tensor is taken from the shard that the index names."""
-    index = _read_json(index_path)
+    index = read_json(index_path)
     if not isinstance(index.get("weight_map"), dict):
         raise ValueError(f"`{index_path}` must hold a `weight_map`, got {sorted(index)}. Copy or download it again.")
     names_by_shard: dict[str, list[str]] = {}
@@ -254,20 +199,42 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def drop_old_weights(folder: str | os.PathLike) -> None:
+def is_weight_file(name: str) -> bool:
+    """Whether a file is one of those that `save_pretrained` keeps a model's weights in: one file, shards or their index."""
+    return _SAVED_WEIGHTS.fullmatch(name) is not None
+
+
+def drop_old_weights(folder: str | os.PathLike, before: Mapping[str, object]) -> None:
     """Remove what an earlier save left where it wrote one file and the last one shards, or the other way round.
 
-    transformers removes old shards only. An old `model.safetensors` would stay beside new shards, and be what loads.
+    transformers removes old shards only. An old `model.safetensors` would stay beside new shards, and be what loads. Where it
+    can't be told what was written last, nothing is removed.
 
     Args:
         folder: as `save_pretrained` of transformers left it.
+        before: name of each file that was there before -> its stamp, as of `list_files`. No other file is removed.
     """
-    whole, index = Path(folder) / "model.safetensors", Path(folder) / "model.safetensors.index.json"
-    if not (whole.is_file() and index.is_file()):
+    now = list_files(folder)
+    written = [name for name in _WHOLE_OR_INDEX if name in now and now[name] != before.get(name)]
+    if len(written) != 1:
         return
-    shards = _read_json(index).get("weight_map", {}).values()
-    are_new = all((Path(folder) / shard).is_file() for shard in shards)
-    (whole if are_new else index).unlink()
+    kept = {*written}
+    if written[0].endswith(".index.json"):
+        kept |= set(read_json(Path(folder) / written[0])["weight_map"].values())
+    for name in before:
+        if is_weight_file(name) and name not in kept:
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
+def list_files(folder: str | os.PathLike) -> dict[str, tuple[int, int, int]]:
+    """Name of each file of a folder -> its stamp, which changes when it is written anew.
+
+    Returns: inode, time of the last change in nanoseconds, size in bytes; empty for a folder that isn't there.
+    """
+    if not Path(folder).is_dir():
+        return {}
+    stats = {path.name: path.stat() for path in Path(folder).iterdir() if path.is_file()}
+    return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
 
 
 def find_file(name_or_folder: str | os.PathLike, file_name: str, **hub_kwargs: Any) -> Path | None:
@@ -325,7 +292,12 @@ def _told_missing(
     return f"{what} wanted in {where}{kinds}, got {came}. {advice}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Give back the object that a JSON file holds.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,22 @@ from transformers.utils.hub import resolve_revision
 from ..blocks.patch_embed import as_pair
 from ..blocks.weight_placement import computing_device
 from .adapter_loading import load_with_adapter, take_generation_settings
-from .base_weights import check_base, hash_parts, hold_base, kept_roles, name_of, published_name, write_base_weights
-from .checkpoint_files import drop_old_weights, find_file, naming_faults, read_config, read_tensors, read_weights
+from .base_weights import check_base, exactly_hashed, hash_parts, hold_base, kept_roles, name_of, write_base_weights
+from .checkpoint_files import (
+    drop_old_weights,
+    find_file,
+    list_files,
+    naming_faults,
+    read_config,
+    read_tensors,
+    read_weights,
+)
 from .hub_config import newer_version
-from .hub_upload import push_model
+from .hub_upload import PUSH_SETTINGS, push_files, push_model
+from .model_origin import note_origin, published_name
+from .model_saving import check_folder, is_split, naming_folder, save_report, written_files
 from .package_version import __version__
-from .weight_report import REPORT_FILE, WeightReport
+from .weight_report import REPORT_FILE, read_report
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -127,7 +136,8 @@ class HubModel(PreTrainedModel):
         """Load a folder or Hub repository: ours, one of a home implementation that this class knows, or a PEFT adapter's with
         its base.
 
-        `name_or_path` of the model never is an absolute path: what is saved later, such as an adapter, may tell it.
+        `name_or_path` of the model never is an absolute path (`published_name`): what is saved later, such as an adapter, may
+        tell it.
 
         Args:
             kwargs: as for `PreTrainedModel.from_pretrained`; and, where the class has them among `resizable`,
@@ -186,7 +196,7 @@ class HubModel(PreTrainedModel):
             with contextlib.suppress(FileNotFoundError):  # a token that has expired: the cache has the model alone
                 report = find_file(pretrained_model_name_or_path, REPORT_FILE, **hub_arguments)
             if report is not None:
-                model.weight_report = WeightReport.load(report.parent)
+                model.weight_report = read_report(report)
         if not with_info:
             model._refuse_random_weights(
                 info["missing_keys"], pretrained_model_name_or_path, newer=newer_version(stored)
@@ -199,10 +209,13 @@ class HubModel(PreTrainedModel):
                     "Load without it, save the resized model, and load that folder."
                 )
             model.resize(**sizes)
-        model.name_or_path = model.config.name_or_path = published_name(pretrained_model_name_or_path)
-        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+        note_origin(model, pretrained_model_name_or_path, **hub_arguments)
+        of_adapter = kwargs.get("adapter_kwargs") or {}  # which an auto class found: its revision is not the base's
+        adapter = of_adapter.get("_adapter_model_path")
         if adapter is not None and os.fspath(adapter) != os.fspath(pretrained_model_name_or_path):
-            take_generation_settings(model, adapter)
+            given = {name: value for name, value in hub_arguments.items() if name not in ("revision", "subfolder")}
+            given |= {name: of_adapter[name] for name in HUB_ARGUMENTS if name in of_adapter}
+            take_generation_settings(model, adapter, **given)
         return (model, info) if with_info else model
 
     @classmethod
@@ -340,86 +353,72 @@ class HubModel(PreTrainedModel):
             if "modules_to_save" in module._modules:
                 module.enable_adapters(enabled=True)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: object, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        variant: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, under the names that the weights have in memory.
 
+        Args:
+            save_directory, is_main_process, state_dict, max_shard_size, variant: as there.
+            push_to_hub: push what was written too, as `push_files` does it, which takes `repo_id` (by default the folder's
+                name), `commit_message`, `private`, `token`, `revision`, `create_pr`, `tags` from `kwargs`.
+            kwargs: as there.
+
         Raises:
-            OSError: if the disk has no room for the weights; what the folder held before is then as it was.
+            ValueError: if a whole model is saved beside an adapter, which would be applied to it on loading.
+            OSError: if the disk has no room for the weights, as far as it tells, which is found before anything is written; or
+                if a file can't be written, as by a quota: older and newer files may then lie beside each other. Also if the
+                Hub refuses; the folder is then written.
         """
         kwargs.setdefault("save_original_format", False)
-        if not getattr(self, "_hf_peft_config_loaded", False):  # an adapter is small, whatever the model
-            _check_room(save_directory, kwargs.get("state_dict") or self.state_dict())
-        report = self._renewed_report(kwargs.get("state_dict")) if kwargs.get("is_main_process", True) else None
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            drop_old_weights(save_directory)
-        if report is not None:
-            report.save(save_directory)
-        if getattr(self, "_hf_peft_config_loaded", False) and kwargs.get("is_main_process", True):
-            self._save_base_weights(save_directory)
+        if Path(save_directory).is_file():
+            raise NotADirectoryError(f"A folder to save in is wanted, got the file {save_directory}. Name another one.")
+        settings = {"is_main_process": is_main_process, "max_shard_size": max_shard_size, "variant": variant}
+        if kwargs.get("distributed_checkpoint"):  # files of another kind, to go on training from
+            super().save_pretrained(
+                save_directory, state_dict=state_dict, push_to_hub=push_to_hub, **settings, **kwargs
+            )
+            return
+        if not self.should_save_on_this_rank(is_main_process):
+            super().save_pretrained(save_directory, state_dict=state_dict, **settings, **kwargs)
+            return
+        has_adapters = getattr(self, "_hf_peft_config_loaded", False)
+        if not has_adapters:  # these are small, whatever the model
+            check_folder(save_directory, self, state_dict)
+        push = {name: kwargs.pop(name) for name in PUSH_SETTINGS if name in kwargs} if push_to_hub else {}
+        saved = None if state_dict is None else dict(state_dict)  # transformers empties the one that it is given
+        before = list_files(save_directory)
+        with naming_folder(save_directory):
+            super().save_pretrained(save_directory, state_dict=state_dict, **settings, **kwargs)
+            if has_adapters:
+                self._save_base_weights(save_directory)
+            else:
+                drop_old_weights(save_directory, before)
+                save_report(self, save_directory, saved, variant)
+        if push_to_hub:
+            push.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            push["tags"] = list(dict.fromkeys([*(self.model_tags or ()), *(push.get("tags") or ())])) or None
+            push_files(written_files(save_directory, before), **push)
 
     def _save_base_weights(self, folder: str | os.PathLike) -> None:
         """Beside an adapter that was saved: the hashes of the base, this model, where all of it is at hand."""
         if self.part_paths and self._holds_own_weights():
             config = self.peft_config[self.active_adapters()[0]]
             hashes = hash_parts(self, kept_roles(self, getattr(config, "modules_to_save", None)))
-            write_base_weights(folder, config.base_model_name_or_path, hashes)
+            write_base_weights(folder, config.base_model_name_or_path, hashes, exact=exactly_hashed(self))
 
     def _holds_own_weights(self) -> bool:
-        return not getattr(self, "is_quantized", False) and not self._keeps_weights_elsewhere()
+        return not (getattr(self, "is_quantized", False) or self._keeps_weights_elsewhere() or is_split(self))
 
     def _keeps_weights_elsewhere(self) -> bool:
         return any(weight.is_meta for weight in self.parameters())
-
-    def _renewed_report(self, state_dict: Mapping[str, Any] | None) -> WeightReport | None:
-        """The report with the hashes of the weights as they are; None if the model has none, or has adapters in it.
-
-        Args:
-            state_dict: given where the model's own weights are split over processes.
-        """
-        report: WeightReport | None = getattr(self, "weight_report", None)
-        if report is None or getattr(self, "_hf_peft_config_loaded", False):
-            return None
-        parts = split_by_part(state_dict or self.state_dict(), self.part_paths)
-        report.parts = [part for part in report.parts if part.name in parts]  # a CTC head may be taken off
-        in_memory = [
-            part.name for part in report.parts if not any(value.is_meta for value in parts[part.name].values())
-        ]
-        report.rehash({name: parts[name] for name in in_memory})  # what accelerate left on disk is what was loaded
-        return report
-
-
-def split_by_part(
-    weights: Mapping[str, torch.Tensor], part_paths: Mapping[str, str]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """Role -> the tensors of its part by their names there; parts without tensors are left out.
-
-    Args:
-        weights: of a whole model, by name.
-        part_paths: role -> path, as a model's class has it.
-    """
-    prefixes = {role: f"{path}." if path else "" for role, path in part_paths.items()}
-    parts = {
-        role: {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        for role, prefix in prefixes.items()
-    }
-    return {role: tensors for role, tensors in parts.items() if tensors}
-
-
-def _check_room(folder: str | os.PathLike, weights: Mapping[str, Any]) -> None:
-    """Raises OSError if weights don't fit on a folder's disk, where old files make room only when new ones are whole."""
-    tensors = [tensor for tensor in weights.values() if isinstance(tensor, torch.Tensor)]
-    own = {
-        (tensor.data_ptr() or id(tensor), tensor.shape): tensor.numel() * tensor.element_size() for tensor in tensors
-    }
-    wanted = sum(own.values())  # tied ones once
-    place = next((place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists()), Path.cwd())
-    free = shutil.disk_usage(place).free
-    if free < wanted:
-        raise OSError(
-            f"Saving in {folder} wants {wanted / 1e6:,.1f} MB, got {free / 1e6:,.1f} MB free on its disk. Nothing was written. "
-            "Free some, or save elsewhere.",
-        )
 
 
 def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.PathLike, hub_arguments: dict) -> None:

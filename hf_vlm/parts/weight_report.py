@@ -7,7 +7,7 @@ made of.
 import hashlib
 import json
 import os
-import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,9 +20,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .checkpoint_files import find_file
+from .model_origin import Origin, cached_repository, is_way, origin_of
 
 REPORT_FILE = "weight_report.json"
-_IN_CACHE = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class WeightReport:
     def save(self, folder: str | os.PathLike) -> Path:
         """Write `weight_report.json` into a folder that exists, and give back its path."""
         path = Path(folder) / REPORT_FILE
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
         return path
 
     @classmethod
@@ -143,6 +143,7 @@ class WeightReport:
 
         Raises:
             FileNotFoundError: if the folder has none.
+            ValueError: if the file is damaged.
         """
         path = Path(folder) / REPORT_FILE
         if not path.is_file():
@@ -150,9 +151,48 @@ class WeightReport:
                 f"`{REPORT_FILE}` wanted in `{folder}`, got none. "
                 "It is written for models made by `from_pretrained_parts`; others have no report."
             )
-        known = {field.name for field in fields(PartReport)}  # reports of other versions have fewer, or more
-        parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
-        return cls(parts=[PartReport(**{key: part[key] for key in known & set(part)}) for part in parts])
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(parts=[_part_of(part) for part in content["parts"]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`{path}` must hold a report of a model's parts, got a file that is damaged ({type(error).__name__}: {error}). "
+                "Copy or download it again, or delete it: the model works without."
+            ) from error
+
+
+def read_report(file: str | os.PathLike) -> WeightReport | None:
+    """A model's report for those who go on without it: None, and a warning that names the file, if it is damaged.
+
+    Args:
+        file: path of a `weight_report.json`.
+    """
+    try:
+        return WeightReport.load(Path(file).parent)
+    except ValueError as error:
+        warnings.warn(f"Without a report of the model's parts: {error}", stacklevel=2)
+        return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that there is the old one or the new one at any time, never a part of either."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _part_of(content: dict[str, Any]) -> PartReport:
+    """Reports of other versions have fewer fields, or more."""
+    given = {field.name: content[field.name] for field in fields(PartReport) if field.name in content}
+    part = PartReport(**given)
+    empty = PartReport("")
+    for name, value in given.items():
+        if not isinstance(value, type(getattr(empty, name))):
+            raise TypeError(f"`{name}` of the part {part.name!r} is a `{type(value).__name__}`")
+    return part
 
 
 def describe_part(
@@ -213,12 +253,14 @@ def source_name(part: str | os.PathLike | PreTrainedModel) -> str:
 
     A folder in the Hub's cache has the name of its repository.
     """
-    name = part.name_or_path if isinstance(part, PreTrainedModel) else str(part)
+    name = origin_of(part).place if isinstance(part, PreTrainedModel) else os.fspath(part)
     if not name:
         return f"{type(part).__name__} instance"
-    if cached := _IN_CACHE.search(os.path.abspath(name)):
-        return cached[1].replace("--", "/")
-    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+    if not os.path.isdir(name) and not is_way(name):
+        return name
+    path = os.path.abspath(name)
+    cached = cached_repository(path)
+    return cached[0] if cached else os.path.basename(path)
 
 
 def part_source(part: str | os.PathLike | PreTrainedModel) -> PartSource:
@@ -226,10 +268,10 @@ def part_source(part: str | os.PathLike | PreTrainedModel) -> PartSource:
 
     What can't be found, as offline, is left empty: a report is no reason to fail.
     """
-    name = part.name_or_path if isinstance(part, PreTrainedModel) else os.fspath(part)
-    if not name:
+    origin = origin_of(part) if isinstance(part, PreTrainedModel) else Origin(os.fspath(part))
+    if not origin.place:
         return PartSource(source_name(part))
-    return PartSource(source_name(part), stated_license(card_metadata(name)), _revision(part, name))
+    return PartSource(source_name(part), stated_license(card_metadata(origin.place)), _revision(origin))
 
 
 def card_metadata(name_or_folder: str | os.PathLike) -> dict[str, Any]:
@@ -257,16 +299,16 @@ def stated_license(metadata: Mapping[str, Any]) -> str:
     return f"{stated} ({', '.join(more)})" if stated == "other" and more else stated
 
 
-def _revision(part: str | os.PathLike | PreTrainedModel, name: str) -> str:
+def _revision(origin: Origin) -> str:
     """The commit of what was loaded, or of what the cache holds under a Hub name."""
-    if isinstance(part, PreTrainedModel) and getattr(part.config, "_commit_hash", None):
-        return str(part.config._commit_hash)
+    if origin.revision and not os.path.exists(origin.place):
+        return origin.revision
     try:
-        file = find_file(name, "config.json")
+        file = find_file(origin.place, "config.json")
     except (OSError, ValueError):
         return ""
-    cached = _IN_CACHE.search(os.path.abspath(file)) if file is not None else None
-    return cached[2] if cached else ""
+    cached = cached_repository(os.path.abspath(file)) if file is not None else None
+    return cached[1] if cached else ""
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:

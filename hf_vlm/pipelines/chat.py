@@ -38,8 +38,8 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.llava.assembly import check_processor
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.weights_llava import is_original_layout
-from hf_vlm.parts.adapter_loading import load_with_adapter
-from hf_vlm.parts.checkpoint_files import base_of_adapter, naming_faults, processor_source, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter
+from hf_vlm.parts.checkpoint_files import naming_faults, processor_source, read_config
 from hf_vlm.parts.pictures import to_rgb
 
 _MAX_NEW_TOKENS = 256  # where neither the caller nor the model says how long an answer may be

@@ -16,8 +16,7 @@ from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.models.trocr.recognition import RecognizedText
-from hf_vlm.parts.adapter_loading import processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter
+from hf_vlm.parts.adapter_loading import base_of_adapter, processor_folder
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_vlm.data.token_cache_writer import TokenCacheWriter
-from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter, naming_faults, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.pipelines.image_tokenization import ImageTokenizationPipeline
 from hf_vlm.pipelines.picture_files import listed_pictures, open_picture_file

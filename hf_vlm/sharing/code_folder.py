@@ -12,6 +12,7 @@ everything twice, and nothing of the one is an instance of anything in the other
 """
 
 import ast
+import contextlib
 import fnmatch
 import importlib
 import itertools
@@ -25,15 +26,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, PROCESSOR_MAPPING
+from huggingface_hub import ModelCard, snapshot_download
+from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, PROCESSOR_MAPPING, AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto import modeling_auto
 
-from hf_vlm.parts.checkpoint_files import WEIGHT_FILES, read_config
+from hf_vlm.parts.checkpoint_files import WEIGHT_FILES, read_config, read_json
 from hf_vlm.parts.package_version import __version__
+from hf_vlm.sharing.cards.model_card import write_card
+from hf_vlm.sharing.cards.sections import is_handwritten
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
-from hf_vlm.sharing.whole_models import own_model_type
+from hf_vlm.sharing.whole_models import load_processor, own_model_type
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY_MODULE = "auto_classes"
@@ -58,7 +61,8 @@ _TAKEN = (
     *("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
-    *("README.md", "LICENSE*", "NOTICE*", "weight_report.json", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
+    *("README.md", "LICENSE*", "NOTICE*", "weight_report.json", "merged_from.json"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
 )
 
 
@@ -101,7 +105,8 @@ def export_code(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
 
     `AutoConfig`, `AutoProcessor`, `AutoImageProcessor`, `AutoModel` and the other Auto classes that serve the model load the
     folder with `trust_remote_code=True`; torch, torchvision and Pillow are all that they want beside transformers. What is
-    loaded saves its code along with it.
+    loaded saves its code along with it. A card that `hf-vlm card` wrote is written anew, as the program in it is another one; a
+    card written by hand stays.
 
     Args:
         folder: of a model of ours, or its Hub name.
@@ -110,13 +115,15 @@ def export_code(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
     Returns: `out`.
 
     Raises:
-        ValueError: if `out` holds something, or `folder` is not a whole model of ours. Nothing is then left.
+        ValueError: if `out` holds something, or `folder` is not a whole model of ours that loads; it names the file that is at
+            fault. Nothing is then left.
         FileNotFoundError: if `folder` lacks its weights.
     """
     check_is_new(out)
     source = _whole_model(folder)
     config = read_config(source)
     settings = {name: _read_json(source / name) for name in ("processor_config.json", "preprocessor_config.json")}
+    _check_loads(source)
     classes = _needed_classes(config, [value for value in settings.values() if value])
 
     with new_folder(out) as written:
@@ -131,7 +138,45 @@ def export_code(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
         for name, text in _code(classes).items():
             (written / name).write_text(text, encoding="utf-8")
         check_code(written)
+        _renew_card(written / "README.md", Path(out).name)
     return Path(out)
+
+
+# What readers are told
+
+
+def programs_of(folder: Path) -> list[str]:
+    """The calls by which an exported folder's model and processor are loaded."""
+    config = read_config(folder)
+    named = [f"{ENTRY_MODULE}.{name}" for name in config.get("architectures") or ()]
+    loaders = [next((auto_class for auto_class, found in config["auto_map"].items() if found in named), "AutoModel")]
+    if (folder / "processor_config.json").is_file():
+        loaders.append("AutoProcessor")
+    elif (folder / "preprocessor_config.json").is_file():
+        loaders.append("AutoImageProcessor")
+    return [f"{loader}.from_pretrained(..., trust_remote_code=True)" for loader in loaders]
+
+
+def card_asks_for_package(folder: Path) -> bool:
+    """Whether an exported folder's card, one that could not be written anew, still speaks of this package."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    told = r"hf[-_]vlm" if is_handwritten(text) else r"install hf[-_]vlm|import hf_vlm|from hf_vlm"
+    return re.search(told, text) is not None
+
+
+def _renew_card(card: Path, name: str) -> None:
+    """Write a card of `hf-vlm card` anew; one by hand, or one that can't be, stays as it is.
+
+    Args:
+        name: of the model, where the card has none.
+    """
+    if not card.is_file():
+        return
+    with contextlib.suppress(ValueError, OSError):
+        old = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        if not is_handwritten(old.text):
+            write_card(card.parent, name=old.data.get("model_name") or name)
 
 
 # Which files
@@ -153,13 +198,23 @@ def _whole_model(folder: str | os.PathLike) -> Path:
             "download the checkpoint again, weights included."
         )
     if weights[0].endswith(".index.json"):
-        shards = sorted(set(json.loads((source / weights[0]).read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(read_json(source / weights[0]).get("weight_map", {}).values()))
         if missing := [shard for shard in shards if not (source / shard).is_file()]:
             raise FileNotFoundError(
                 f"`{weights[0]}` of {source} names {len(shards)} shards, got none called `{missing[0]}`. Copy or download what "
                 "is missing into the folder."
             )
     return source
+
+
+def _check_loads(source: Path) -> None:
+    """Raises ValueError if a folder's model or processor does not load; of the weights names and shapes are looked at."""
+    config = AutoConfig.from_pretrained(source)
+    models: list[Any] = list(_models(type(config)).values())
+    named = [model for model in models if model.__name__ in (config.architectures or ())]
+    if models and getattr(config, "quantization_config", None) is None:  # whose loading wants the device that it is for
+        (named or models)[0].from_pretrained(source, device_map="meta")
+    load_processor(source)
 
 
 def _files_of_model(source: Path) -> list[Path]:
@@ -271,7 +326,7 @@ def _with_processors(settings: Mapping[str, Any], classes: _Classes) -> dict[str
 
 def _read_json(file: Path) -> dict[str, Any]:
     """The content of a JSON file, empty where there is none."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -1,16 +1,23 @@
-"""What an export begins with: a whole model of ours, with its processor and its licence."""
+"""What an export begins with: a whole model of ours and its processor."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
+from transformers import (
+    IMAGE_PROCESSOR_MAPPING,
+    PROCESSOR_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoProcessor,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from hf_vlm.parts.checkpoint_files import find_file, read_config
+from hf_vlm.parts.checkpoint_files import find_file, read_config, read_json
 from hf_vlm.parts.model_class import model_class
-
-_LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE")
+from hf_vlm.parts.vision_features import configured_image_size
 
 
 def own_model_type(folder: str | os.PathLike, instead: str) -> str:
@@ -23,7 +30,7 @@ def own_model_type(folder: str | os.PathLike, instead: str) -> str:
         ValueError: if it is an adapter's or another package's.
         FileNotFoundError: if there is none.
     """
-    if find_file(folder, "adapter_config.json") is not None and find_file(folder, "config.json") is None:
+    if find_file(folder, "config.json") is None and find_file(folder, "adapter_config.json") is not None:
         raise ValueError(
             f"A whole model is wanted, got an adapter in {folder}. Merge it first: `hf-vlm merge {folder} --out MERGED`."
         )
@@ -43,16 +50,68 @@ def load_whole(folder: str | os.PathLike) -> PreTrainedModel:
 
 
 def load_processor(folder: str | os.PathLike) -> Any:
-    """The processor or image processor beside a model; None where there is none."""
-    for file, loader in (("processor_config.json", AutoProcessor), ("preprocessor_config.json", AutoImageProcessor)):
-        if find_file(folder, file) is not None:
-            return loader.from_pretrained(folder)
+    """The processor or image processor beside a model; None where there is none.
+
+    Raises:
+        ValueError: if its file is damaged, or it is of another kind of model.
+    """
+    for name, loader in (("processor_config.json", AutoProcessor), ("preprocessor_config.json", AutoImageProcessor)):
+        if (file := find_file(folder, name)) is not None:
+            read_json(file)  # the loaders don't name a file that is damaged
+            processor = loader.from_pretrained(folder)
+            _check_kind(processor, AutoConfig.from_pretrained(folder), file)
+            return processor
     return None
 
 
-def copy_licence(folder: str | os.PathLike, out: Path) -> None:
-    """Take licence and notice of a model along with what is made of it."""
-    for name in _LICENCE_FILES:
-        file = find_file(folder, name)
-        if file is not None:
-            shutil.copyfile(file, out / name)
+def _check_kind(processor: Any, config: PreTrainedConfig, file: Path) -> None:
+    """Raises ValueError if a processor is not one that serves the model of a config."""
+    own = PROCESSOR_MAPPING.get(type(config), None)
+    if not isinstance(processor, own or BaseImageProcessor):
+        kind = "an image processor" if own is None else f"a `{own.__name__}`"
+        raise ValueError(
+            f"`{file}` of a `{config.model_type}` must hold the settings of {kind}, got those of a "
+            f"`{type(processor).__name__}`. Save the model's own processor there, or take the file away."
+        )
+    vision: Any = config if own is None else getattr(config, "vision_config", None)
+    images = processor if own is None else getattr(processor, "image_processor", None)
+    served = _served_kinds(images)
+    if vision is not None and served and _kind(vision.model_type) not in served:
+        raise ValueError(
+            f"`{file}` must hold the settings of an image processor for `{vision.model_type}`, got those of a "
+            f"`{type(images).__name__}`. Save the model's own processor there, or take the file away."
+        )
+
+
+def _served_kinds(image_processor: Any) -> set[str]:
+    """The kinds of models that an image processor of ours is for; empty for one of transformers, which may be for any."""
+    found = type(image_processor)
+    return {
+        _kind(config_class.model_type)
+        for config_class, by_backend in IMAGE_PROCESSOR_MAPPING._extra_content.items()
+        if found.__module__.startswith("hf_vlm.") and isinstance(by_backend, dict) and found in by_backend.values()
+    }
+
+
+def _kind(model_type: str) -> str:
+    """One name for the models that take each other's pictures; autoencoders, which give pictures back, have each their own."""
+    return model_type if model_type in ("hf_vlm_vae", "hf_vlm_vqvae", "hf_vlm_dvae") else "vision encoder"
+
+
+def picture_size_notes(processor: Any, model: Any) -> list[str]:
+    """A note where a processor makes pictures of one size, and the model was configured for another."""
+    images = getattr(processor, "image_processor", processor)
+    size: Any = getattr(images, "crop_size" if getattr(images, "do_center_crop", False) else "size", None)
+    made = (getattr(size, "height", None), getattr(size, "width", None))
+    config = model.config
+    if getattr(config, "image_size", None) is None:
+        config = getattr(config, "vision_config", None)
+    if None in made or getattr(config, "image_size", None) is None or getattr(images, "keep_aspect_ratio", False):
+        return []
+    wanted = configured_image_size(config)
+    if made == wanted:
+        return []
+    return [
+        f"the processor makes pictures of {made[0]} x {made[1]} pixels, and the model is configured for {wanted[0]} x "
+        f"{wanted[1]}: it wants `interpolate_pos_encoding=True` with them, or a processor of its size"
+    ]

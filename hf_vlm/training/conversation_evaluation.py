@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from hf_vlm.data.conversations import Conversations, text_of
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
-from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter, find_file, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import find_file, read_config
 
 
 def is_visual_chat(name_or_folder: str) -> bool:

@@ -2,18 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
-from hf_vlm.training.gradient_checks import GradientCheck, check_gradients
-from hf_vlm.training.lora import check_adapter_gradients, save_adapter
-from hf_vlm.training.lora_layers import LoraSection
+from hf_vlm.training.adapter_training import AdapterTrainer
+from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.parameter_groups import part_groups
 from hf_vlm.training.projector_files import save_projector
 
@@ -23,31 +21,20 @@ PARTS = LlavaVisionLanguageForConditionalGeneration.part_paths
 PICTURE_INPUTS = ("pixel_values", "image_features")
 
 
-class ConversationTrainer(Trainer):
+class ConversationTrainer(AdapterTrainer):
     """`Trainer` of a LLaVA, whole or with adapters.
 
     Args:
         learning_rates: by part, where it is not `args.learning_rate`.
-        lora: what the model's adapters were made of; None for a whole model.
+        args, kwargs: as for `AdapterTrainer`.
 
     Raises:
         FloatingPointError: from `train`, at a loss that is no number, naming step, rows and the first module that made one.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        learning_rates: Mapping[str, float] | None = None,
-        lora: LoraSection | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.learning_rates, self.lora = dict(learning_rates or {}), lora
+    def __init__(self, *args: Any, learning_rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+        self.learning_rates = dict(learning_rates or {})
         super().__init__(*args, **kwargs)
-        if lora is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # by the launcher's file too
-            raise ValueError(
-                "Adapters are saved from whole weights, got FSDP or DeepSpeed, which split them. Train adapters by DDP "
-                "(`torchrun`), or without `parts.lora`."
-            )
         if self.model.loss_chunk_size:
             self.model.prepare_chunked_loss()  # which weights that are split over processes would disturb
         self.model_accepts_loss_kwargs = True  # the loss is a sum over `num_items_in_batch`
@@ -55,17 +42,6 @@ class ConversationTrainer(Trainer):
         self._eval_total, self._eval_number = 0.0, 0
         self.add_callback(GradientCheck(self._check_after_pictures))
         self.add_callback(_PartRates(self))
-
-    def check_gradients(self, model: nn.Module) -> None:
-        """Checks after a backward pass that every part that trains got a gradient.
-
-        Raises:
-            ValueError: if one got none.
-        """
-        if self.lora is not None:
-            check_adapter_gradients(model, self.lora)
-        else:
-            check_gradients(model)
 
     def _check_after_pictures(self, model: nn.Module) -> bool:
         """`check_gradients` at the first step with pictures: without, the projector's gradient is rightly zero."""
@@ -144,13 +120,12 @@ class ConversationTrainer(Trainer):
         super()._save(output_dir, state_dict=state_dict)
         if not self.args.should_save:  # every process of a parallel run comes by
             return
-        folder = Path(output_dir or self.args.output_dir or ".")
         model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PeftModel):
-            save_adapter(model, folder, state_dict=whole)
-        elif any(parameter.requires_grad for parameter in model.projector.parameters()):
+        if isinstance(model, PeftModel):  # which brings the projector
+            return
+        if any(parameter.requires_grad for parameter in model.projector.parameters()):
             if whole != {}:  # as DeepSpeed gives where it keeps the shards apart
-                save_projector(model, folder, whole)
+                save_projector(model, output_dir or self.args.output_dir or ".", whole)
 
 
 class _PartRates(TrainerCallback):

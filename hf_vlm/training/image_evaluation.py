@@ -10,8 +10,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, read_images
-from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.image_models import measure_processor, model_names
 from hf_vlm.training.image_trainer import accuracies, best_classes

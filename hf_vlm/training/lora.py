@@ -21,6 +21,7 @@ https://arxiv.org/abs/2305.14314
 import importlib.util
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -35,21 +36,24 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_vlm.parts.adapter_loading import take_generation_settings
+from hf_vlm.parts.adapter_loading import find_base, take_generation_settings
 from hf_vlm.parts.base_weights import (
     base_of,
     check_base,
+    exactly_hashed,
     hash_parts,
     kept_roles,
-    published_name,
     role_paths,
     write_base_weights,
 )
-from hf_vlm.parts.checkpoint_files import find_base, find_file, processor_source, read_config, read_tensors
+from hf_vlm.parts.checkpoint_files import find_file, processor_source, read_config, read_tensors
+from hf_vlm.parts.licences import copy_licence, known_licence, write_merge_record
 from hf_vlm.parts.model_class import model_class
+from hf_vlm.parts.model_origin import is_way, note_origin, origin_of, published_name
 from hf_vlm.training.lora_layers import LoraSection, exact_pattern, path_of, target_layers
 from hf_vlm.training.recipe_files import listed
 
+_RUN_FILES = ("recipe.yaml", "trainer_state.json", "run_environment.json")  # which a card is written of
 _QUANTIZED_ROLES = ("language", "decoder")  # the rest is small, or reads pixels
 # Settings that an adapter's base may have otherwise: they change no output of the trained model.
 _FREE_SETTINGS = ("_name_or_path", "architectures", "dtype", "label_smoothing", "transformers_version", "use_cache")
@@ -152,7 +156,9 @@ def loading_arguments(section: LoraSection | None, base: str | os.PathLike) -> d
 # Training
 
 
-def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLike | None = None) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel, section: LoraSection, base: str | os.PathLike | None = None, *, base_is_saved: bool = True
+) -> PeftModel:
     """The model with adapters, in place: they and the parts in `train` learn, all else is frozen.
 
     What learns is in float32 whatever the base is in; with a base in bfloat16 train under autocast (`bf16: true`).
@@ -161,6 +167,7 @@ def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLi
     Args:
         model: made of parts, without adapters.
         base: folder or Hub name under which the adapter will find its base; where the model came from by default.
+        base_is_saved: False where the caller saves the model there before any adapter: it is not looked for then.
 
     Raises:
         ValueError: as `lora_config`; or if `base` could not be loaded as the model is: it has no name, another layout, or
@@ -169,10 +176,13 @@ def add_lora(model: PreTrainedModel, section: LoraSection, base: str | os.PathLi
     section = section.settled(model)
     config = lora_config(model, section)
     layers = target_layers(model, section)
-    name = str(base or model.name_or_path)
-    _check_settings(model, name)
+    origin = origin_of(model)
+    as_loaded = not base or published_name(base) == origin.published
+    name = origin.place if as_loaded else os.fspath(base or "")
+    if base_is_saved:
+        _check_settings(model, name)
     hashes = hash_parts(model, kept_roles(model, config.modules_to_save))
-    _set_name(model, published_name(name))
+    note_origin(model, name, **(origin.hub_arguments if as_loaded else {}))  # PEFT takes the name from there
     adapted: Any = get_peft_model(model, config)
     wrapped = {name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     assert wrapped == set(layers), sorted(wrapped ^ set(layers))[:3]
@@ -254,18 +264,13 @@ def check_adapter_gradients(model: nn.Module, section: LoraSection) -> None:
 # Files
 
 
-def _set_name(model: Any, name: str) -> None:
-    """PEFT's config is filled from the one, its card from the other."""
-    model.name_or_path = name
-    model.config.name_or_path = name
-
-
 def save_adapter(
     adapted: PeftModel,
     folder: str | os.PathLike,
     base_folder: str | os.PathLike | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
     adapter_name: str = "default",
+    rehash: bool = True,
 ) -> None:
     """Write adapter, card, generation settings and `base_weights.json`, the hashes of the base that it belongs to.
 
@@ -277,6 +282,8 @@ def save_adapter(
             then those that `add_lora` took.
         adapter_name: which of several; one of another name than `default` is written to the folder of its name in `folder`,
             as PEFT does.
+        rehash: hash the base as it is now, and warn if training has changed it. Without, as for every checkpoint of a run, and
+            of a quantised base, the hashes are those that `add_lora` took: they take about 2 s for a billion weights.
 
     Raises:
         ValueError: if there is no such adapter.
@@ -288,13 +295,16 @@ def save_adapter(
         )
     config = adapted.peft_config[adapter_name]
     if base_folder is not None:
-        _set_name(model, published_name(base_folder))
+        origin = origin_of(model)
+        note_origin(model, origin.place or base_folder, published=base_folder, **origin.hub_arguments)
         config.base_model_name_or_path = model.name_or_path
     roles = kept_roles(model, getattr(config, "modules_to_save", None))
     at_start: dict[str, str] = getattr(adapted, "base_hashes", {})
-    hashes = at_start if at_start and state_dict is not None else hash_parts(model, roles)
-    at_start = at_start or hashes
-    if changed := [role for role in hashes if hashes[role] != at_start.get(role, hashes[role])]:
+    # Of a quantised base the files are hashed, which training doesn't touch.
+    taken = at_start and (not rehash or state_dict is not None or getattr(model, "is_quantized", False))
+    hashes = at_start if taken else hash_parts(model, roles)
+    at_start = hashes | at_start
+    if changed := [role for role in hashes if hashes[role] != at_start[role]]:
         warnings.warn(
             f"A base must stay as it is while an adapter trains, got other weights in {listed(changed)} than at the start. "
             "The adapter will not give on its base what it gives now. Keep frozen parts in evaluation mode, and out of the "
@@ -308,14 +318,13 @@ def save_adapter(
     place = Path(folder) if adapter_name == "default" else Path(folder) / adapter_name
     if model.can_generate():
         model.generation_config.save_pretrained(place)
-    write_base_weights(
-        place, config.base_model_name_or_path, {role: at_start.get(role, hashes[role]) for role in hashes}
-    )
+    wanted = {role: at_start[role] for role in hashes}
+    write_base_weights(place, config.base_model_name_or_path, wanted, exact=exactly_hashed(model))
 
 
 def _correct_card(path: Path, base: str | None) -> None:
     """Take a base that is no Hub name out of the card's header, where the Hub refuses it."""
-    if base is None or os.path.isdir(base):
+    if base is None or is_way(base) or os.path.isdir(base):
         card = ModelCard.load(path)
         card.data.base_model = None
         card.data.tags = [tag for tag in card.data.tags or () if not tag.startswith("base_model:")]
@@ -330,21 +339,28 @@ def merge_adapter(
 ) -> PreTrainedModel:
     """Add an adapter to its base's weights and save the whole model, and the processor beside adapter or base, in a folder.
 
+    What the adapter's run left behind, and licence and notice of both, are taken along; `merged_from.json` tells of which licence
+    they were, for the card.
+
     Merged and unmerged model give the same up to rounding in the base's dtype, which the merged one keeps.
 
     Args:
         folder: of the adapter, or its Hub name.
-        out: a new folder.
+        out: a new or an empty folder.
         base: folder or Hub name of the base, by default the one that the adapter names.
 
     Returns: the merged model.
 
     Raises:
-        ValueError: if `out` is a file or holds a model, `folder` holds no adapter, the base can't be found, or they don't fit
-            each other.
+        ValueError: if `out` is a file or holds something, `folder` holds no adapter, the base can't be found, or
+            they don't fit each other.
     """
     if Path(out).is_file() or (Path(out) / "config.json").exists():
         raise ValueError(f"`out` must be a folder without a model, got {out}. Name a new one.")
+    if (Path(out) / "adapter_config.json").exists():  # which loaders would add to the merged model once more
+        raise ValueError(f"`out` must be a folder without an adapter, got {out}. Name a new one.")
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise ValueError(f"`out` must be a new or an empty folder, got {out}. Name another one.")
     files = [find_file(folder, name) for name in ("adapter_config.json", "adapter_model.safetensors")]
     if files[0] is None or files[1] is None:
         raise ValueError(
@@ -383,13 +399,25 @@ def merge_adapter(
         merged.save_pretrained(partial)
         if source := processor_source(folder, name):
             AutoProcessor.from_pretrained(source).save_pretrained(partial)
+        _take_provenance(folder, name, Path(partial))
         Path(out).mkdir(parents=True, exist_ok=True)
         for file in sorted(
             Path(partial).iterdir(), key=lambda file: file.name == "config.json"
         ):  # which makes it a model
             os.replace(file, Path(out) / file.name)
-    merged.name_or_path = merged.config.name_or_path = published_name(out)
+    note_origin(merged, out)
     return merged
+
+
+def _take_provenance(adapter: str | os.PathLike, base: str, out: Path) -> None:
+    """Put beside a merged model what tells of its training and its licence."""
+    for place in (base, adapter):
+        copy_licence(place, out)
+    for name in _RUN_FILES:
+        if (file := find_file(adapter, name)) is not None:
+            shutil.copyfile(file, out / name)
+    told = [{"name": published_name(place), "license": known_licence(place)} for place in (base, adapter)]
+    write_merge_record(out, *told)
 
 
 def _existing(folder: Path) -> Path:

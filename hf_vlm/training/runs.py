@@ -10,6 +10,7 @@ import yaml
 from transformers import Trainer
 from transformers.integrations import is_tensorboard_available
 
+from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.run_environment import SessionClock, write_environment
@@ -58,13 +59,16 @@ def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
         resume: go on from the last complete checkpoint in the output folder, if there is one.
 
     Raises:
-        ValueError: if the checkpoints are of another model or optimizer, or a row can't be read.
+        ValueError: if the checkpoints are of another model or optimizer, adapters there are of another base, or a row can't be
+            read.
     """
     output_dir = Path(trainer.args.output_dir)
     checkpoint = last_complete_checkpoint(output_dir) if resume else None
     if checkpoint is not None:
         _check_same_model(recipe, output_dir / "recipe.yaml")
         logger.warning("Going on from %s.", checkpoint)
+    if isinstance(trainer, AdapterTrainer):
+        trainer.save_base()  # refused before the folder's recipe is written over
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         # Put in place whole: other processes may be reading the one before.

@@ -25,8 +25,8 @@ from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGenera
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
-from hf_vlm.parts.adapter_loading import processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.conversation_evaluation import answer_conversations, is_visual_chat, load_visual_chat

@@ -15,8 +15,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_vlm.blocks.codebook import code_counts, codebook_perplexity
 from hf_vlm.data.labelled_images import ProcessedBatch, read_images
-from hf_vlm.parts.adapter_loading import load_with_adapter, processor_folder
-from hf_vlm.parts.checkpoint_files import base_of_adapter, read_config
+from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter, processor_folder
+from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.image_models import check_unit_range, measure_processor
 from hf_vlm.training.measurements import describe_measurement

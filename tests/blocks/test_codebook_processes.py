@@ -6,6 +6,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_vlm.blocks.codebook import Codebook, CodebookUpdate
+from tests.two_processes import on_two_ranks
 
 
 def rank_batches(rank: int) -> torch.Tensor:
@@ -41,8 +42,7 @@ def learn_on_a_rank(rank: int, folder: str, update: CodebookUpdate) -> None:
 
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_codebooks_of_two_processes_stay_equal(update: CodebookUpdate, tmp_path: Path) -> None:
-    # Forked, as new processes would import torch anew: no CPU threads are at work that a fork could break.
-    torch.multiprocessing.start_processes(learn_on_a_rank, (str(tmp_path), update), nprocs=2, start_method="fork")
+    on_two_ranks(learn_on_a_rank, str(tmp_path), update)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for one, other in zip(first, second, strict=True):
         for name in one:

@@ -201,7 +201,7 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
 
     def usage(place):
         asked.append(place)
-        return SimpleNamespace(free=size - 1)
+        return SimpleNamespace(total=10**9, free=size - 1)
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(OSError, match="Saving in .*run wants .* MB free on its disk. Nothing was written"):
@@ -211,7 +211,7 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
         model.save_pretrained(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
     assert asked == [tmp_path / "run", tmp_path]
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=size))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(total=10**9, free=size))
     model.save_pretrained(tmp_path / "run")
 
 
@@ -220,5 +220,5 @@ def test_tied_weights_need_room_once(tmp_path, monkeypatch):
     tied = model.get_output_embeddings().weight
     assert tied.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     size = sum(tensor.numel() * 4 for tensor in model.state_dict().values()) - 4 * tied.numel()
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=size))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(total=10**9, free=size))
     model.save_pretrained(tmp_path)

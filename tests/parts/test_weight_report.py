@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hf_vlm.parts.weight_report import (
     describe_part,
     hash_weights,
     part_source,
+    read_report,
     stated_license,
 )
 from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
@@ -202,3 +204,54 @@ def test_report_is_written_by_the_main_process_alone(tmp_path):
     assert [part.name for part in saved.parts] == ["decoder"]  # a part that was taken off is not told any more
     assert saved["decoder"].sha256 == hash_weights(model.decoder.state_dict())
     assert type(model).from_pretrained(tmp_path / "main").weight_report == saved
+
+
+DAMAGED = [
+    "",
+    '{"parts": [{"na',
+    "{}",
+    "[]",
+    '{"parts": [{}]}',
+    '{"parts": [3]}',
+    '{"parts": [{"name": "x", "new": 3}]}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_report_is_a_clear_error_to_who_asks_for_it(tmp_path, text):
+    path = make_report()[0].save(tmp_path)
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match="weight_report.json` must hold a report of a model's parts, got a file that is damaged"
+    ):
+        WeightReport.load(tmp_path)
+    with pytest.warns(UserWarning, match="Without a report .*weight_report.json` must hold"):
+        assert read_report(path) is None
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_model_with_a_damaged_report_loads_without_it(tmp_path, text):
+    model = tiny_captioner()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "weight_report.json").write_text(text)
+    with pytest.warns(UserWarning, match="Without a report of the model's parts: .*weight_report.json"):
+        loaded = type(model).from_pretrained(tmp_path)
+    assert getattr(loaded, "weight_report", None) is None
+    loaded.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "weight_report.json").exists()
+
+
+def test_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    report, _ = make_report()
+    before = report.save(tmp_path).read_bytes()
+
+    def full(self, text, **settings):
+        with open(self, "w") as file:
+            file.write(text[:10])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            WeightReport().save(tmp_path)
+    assert (tmp_path / "weight_report.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

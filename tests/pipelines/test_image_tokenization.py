@@ -192,7 +192,7 @@ def test_model_without_codes_is_refused(tmp_path):
 
 def test_missing_or_foreign_image_processor_is_refused(tmp_path):
     tiny_vqvae().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"wanted for {tmp_path}, got none"):
+    with pytest.raises(ValueError, match=f"wanted for .*{tmp_path.name}, got none"):
         pipeline("image-tokenization", model=str(tmp_path))
-    with pytest.raises(ValueError, match=f"wanted for {tmp_path}, got `ViTImageProcessor`"):
+    with pytest.raises(ValueError, match=f"wanted for .*{tmp_path.name}, got `ViTImageProcessor`"):
         pipeline("image-tokenization", model=str(tmp_path), image_processor=StockImageProcessor())

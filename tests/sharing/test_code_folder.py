@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors import torch as safetensors_torch
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -50,8 +53,11 @@ from hf_vlm import (
 from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.llava import chat_template
+from hf_vlm.parts.hub_config import VERSION_KEY
 from hf_vlm.sharing import code_folder
-from hf_vlm.sharing.code_folder import check_code, export_code, flatten
+from hf_vlm.sharing.cards.model_card import write_card
+from hf_vlm.sharing.code_folder import card_asks_for_package, check_code, export_code, flatten, programs_of
+from hf_vlm.sharing.new_folder import new_folder
 from tests.hub_server import HubServer
 from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
 from tests.models.llava.tiny_llava import LLAMA, NUM_TOKENS, tiny_image_processor, tiny_tokenizer
@@ -407,6 +413,158 @@ def test_folder_without_all_its_weights_is_refused_and_leaves_nothing(exports: E
     with pytest.raises(FileNotFoundError, match="names 1 shards, got none called `model-00001-of-00001.safetensors`"):
         export_code(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["vit"]
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def scramble(file: Path) -> None:
+    file.write_bytes(bytes(range(100)))
+
+
+@pytest.mark.parametrize("damage", [cut, scramble])
+def test_damaged_weights_are_refused_by_name(exports: Exports, tmp_path, damage: Callable[[Path], None]):
+    source = shutil.copytree(exports.sources / "vit", tmp_path / "vit")
+    damage(source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"vit/model.safetensors` must be a whole safetensors file"):
+        export_code(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["vit"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"hidden_size": 32}, "must have the shapes that its `config.json` asks for"),
+        ({"num_hidden_layers": 2}, "must hold every weight of its model, got none for"),
+        ({"depth_of_field": 3}, "depth_of_field"),
+    ],
+)
+def test_config_that_does_not_fit_is_refused(exports: Exports, tmp_path, settings: dict, complaint: str):
+    source = shutil.copytree(exports.sources / "vit", tmp_path / "vit")
+    config = read_json(source / "config.json") | settings
+    if "depth_of_field" in settings:  # of a version to come
+        config[VERSION_KEY] = "99.0.0"
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=complaint):
+        export_code(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["vit"]
+
+
+def test_missing_shard_tensor_is_refused(exports: Exports, tmp_path):
+    source = shutil.copytree(exports.sources / "vit", tmp_path / "vit")
+    AutoModelForImageClassification.from_pretrained(source).save_pretrained(source, max_shard_size="10KB")
+    shard = sorted(source.glob("model-*.safetensors"))[0]
+    safetensors_torch.save_file(
+        dict(list(safetensors_torch.load_file(shard).items())[1:]), shard, metadata={"format": "pt"}
+    )
+    with pytest.raises(ValueError, match="got none for 1 tensors"):
+        export_code(source, tmp_path / "out")
+
+
+def test_damaged_processor_file_is_refused_by_name(exports: Exports, tmp_path):
+    source = shutil.copytree(exports.sources / "trocr", tmp_path / "trocr")
+    (source / "processor_config.json").write_text('{"a": 1,')
+    with pytest.raises(ValueError, match=r"trocr/processor_config.json` must be JSON"):
+        export_code(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "of", "wanted"),
+    [
+        ("trocr", "preprocessor_config.json", "vqvae", "a `TrOCREncoderDecoderProcessor`, got those of a `VQVAEImageP"),
+        ("vit", "preprocessor_config.json", "vqvae", "for `hf_vlm_vit`, got those of a `VQVAEImageProcessor"),
+        ("vqvae", "preprocessor_config.json", "vit", "for `hf_vlm_vqvae`, got those of a `VisionTransformerImageP"),
+        ("vit", None, "trocr", "of an image processor, got those of a `TrOCREncoderDecoderProcessor`"),
+        ("llava", "processor_config.json", "llava_on_vqvae", "for `hf_vlm_vit`, got those of a `VQVAEImageProcessor"),
+    ],
+)
+def test_processor_of_another_kind_is_refused(
+    exports: Exports, tmp_path, model: str, file: str | None, of: str, wanted: str
+):
+    source = shutil.copytree(exports.sources / model, tmp_path / model)
+    if file is None or file == "preprocessor_config.json":
+        (source / "processor_config.json").unlink(missing_ok=True)
+    for taken in exports.sources.joinpath(of).iterdir():
+        if taken.name == file or (file is None and taken.name not in ("config.json", "model.safetensors")):
+            shutil.copy(taken, source)
+    with pytest.raises(ValueError, match=wanted):
+        export_code(source, tmp_path / "out")
+
+
+def test_name_that_is_nowhere_is_refused_by_its_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^`config.json` wanted in"):
+        export_code(tmp_path / "nowhere", tmp_path / "out")
+
+
+@pytest.mark.parametrize("by", ["folder", "link", "link to nothing"])
+def test_empty_folder_that_is_there_stays_the_same_folder(exports: Exports, tmp_path, by: str):
+    real = tmp_path / "real"
+    if by != "link to nothing":
+        real.mkdir()
+    out = real
+    if by != "folder":
+        out = tmp_path / "link"
+        out.symlink_to(real)
+    number = real.stat().st_ino if real.exists() else None
+    export_code(exports.sources / "vit", out)
+    assert (tmp_path / "link").is_symlink() == (by != "folder")
+    assert number in (None, real.stat().st_ino)  # a mounted volume can't be replaced
+    assert {path.name for path in real.iterdir()} == {path.name for path in (exports.exports / "vit").iterdir()}
+
+
+def test_failure_in_a_folder_that_is_there_leaves_it_empty(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    rename, done = Path.rename, []
+
+    def rename_once(path: Path, target: Path) -> Path:
+        if done:
+            raise OSError("gone")
+        done.append(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_once)
+    with pytest.raises(OSError, match="gone"), new_folder(tmp_path / "out") as written:
+        for name in ("a", "b"):
+            (written / name).mkdir()
+            (written / name / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not list((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="must stay empty"), new_folder(tmp_path / "out"):
+        (tmp_path / "out" / "of another").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["of another"]
+
+
+def test_card_of_ours_is_written_anew_and_one_by_hand_stays(exports: Exports, tmp_path):
+    source = shutil.copytree(exports.sources / "vit", tmp_path / "vit")
+    card = write_card(source, license="mit", name="cats")
+    card.write_text(card.read_text() + "\nMine.\n")
+    assert "pip install hf-vlm" in card.read_text()
+    out = export_code(source, tmp_path / "out")
+    text = (out / "README.md").read_text()
+    assert "pip install hf-vlm" not in text and "trust_remote_code=True" in text
+    assert "Mine." in text and "model_name: cats" in text and not card_asks_for_package(out)
+    card.write_text("# Cats\n\n`pip install hf-vlm`\n")
+    out = export_code(source, tmp_path / "again")
+    assert (out / "README.md").read_text() == card.read_text() and card_asks_for_package(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "loaders"),
+    [
+        ("vit", ["AutoModelForImageClassification", "AutoImageProcessor"]),
+        ("vit_masked", ["AutoModelForMaskedImageModeling"]),
+        ("trocr_text", ["AutoModelForCausalLM"]),
+        ("llava", ["AutoModelForImageTextToText", "AutoProcessor"]),
+    ],
+)
+def test_programs_name_the_auto_classes(exports: Exports, name: str, loaders: list[str]):
+    wanted = [f"{loader}.from_pretrained(..., trust_remote_code=True)" for loader in loaders]
+    found = programs_of(exports.exports / name)
+    if name == "llava":  # several Auto classes make it
+        assert hasattr(transformers, found[0].split(".")[0])
+        found, wanted = found[1:], wanted[1:]
+    assert found == wanted
 
 
 def test_failure_half_way_leaves_nothing(exports: Exports, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ from hf_vlm.training.llava import build_trainer
 from hf_vlm.training.runs import run
 from hf_vlm.training.tasks import load_recipe
 from tests.training.tiny_conversations import recipe_of, tiny_llava_recipe, write_conversations, write_parts
+from tests.two_processes import on_two_ranks
 
 SECOND = {"train": ["projector", "language"], "learning_rates": {"projector": 5e-3}}
 CHAT = [{"path": "chat", "split": "train"}]
@@ -71,13 +72,8 @@ def sections(folders, tmp_path) -> Callable[..., dict]:
 
 
 def on_two_processes(task: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Runs `task(rank, folder, *arguments)` on two ranks of gloo.
-
-    Forked, as new processes would import torch anew: no CPU threads are at work that a fork could break.
-    """
-    torch.multiprocessing.start_processes(
-        _on_a_rank, (task, str(folder), *arguments), nprocs=2, start_method="fork", join=True
-    )
+    """Runs `task(rank, folder, *arguments)` on two ranks of gloo."""
+    on_two_ranks(_on_a_rank, task, str(folder), *arguments)
 
 
 def _on_a_rank(rank: int, task: Callable[..., None], folder: str, *arguments: Any) -> None:

@@ -260,13 +260,13 @@ def test_model_made_in_memory_is_an_error():
 def test_base_of_another_layout_is_an_error(folder, base):
     (folder / "other").mkdir()
     (folder / "other" / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(ValueError, match="must be a `hf_vlm_llava` folder, got `llava` in other"):
+    with pytest.raises(ValueError, match="must be a `hf_vlm_llava` folder, got `llava` in ./other"):
         add_lora(base, section(), base=folder / "other")
 
 
 def test_other_settings_than_the_saved_base_has_are_an_error(base):
     base.config.vision_feature_layer = -1
-    with pytest.raises(ValueError, match="got another `vision_feature_layer` in base"):
+    with pytest.raises(ValueError, match="got another `vision_feature_layer` in ./base"):
         add_lora(base, section())
 
 
@@ -391,7 +391,7 @@ def test_folder_tells_no_absolute_path(folder, adapted):
     save_adapter(adapted, folder / "adapter")
     adapted.save_pretrained(folder / "checkpoint")  # as the Trainer does
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "base"
+    assert config["base_model_name_or_path"] == "./base"
     with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as file:
         assert str(folder) not in str(file.metadata())
     for path in [*(folder / "adapter").iterdir(), *(folder / "checkpoint").iterdir()]:
@@ -555,6 +555,22 @@ def test_base_that_changed_in_training_is_warned_of(base, adapted):
     base.vision_model.post_layernorm.weight.data += 0.5  # as a running average would
     with pytest.warns(UserWarning, match="got other weights in `vision` than at the start"):
         save_adapter(adapted, "adapter")
+    assert check_base(
+        LlavaVisionLanguageForConditionalGeneration.from_pretrained("base"), "adapter"
+    )  # as it was before
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "quantized"])
+def test_hashes_taken_at_the_start_are_those_of_every_checkpoint(base, adapted, monkeypatch, way):
+    def refused(*args):
+        raise AssertionError("hashed again")
+
+    save_adapter(adapted, "whole")
+    monkeypatch.setattr(lora, "hash_parts", refused)
+    if way == "quantized":
+        base.is_quantized = True
+    save_adapter(adapted, "adapter", rehash=way != "checkpoint")
+    assert Path("adapter", BASE_FILE).read_text() == Path("whole", BASE_FILE).read_text()
 
 
 def test_merging_warns_of_another_base(folder, adapted):
@@ -574,6 +590,13 @@ def test_merging_refuses_a_folder_with_a_model(folder, adapted):
         merge_adapter("adapter", "base")
 
 
+def test_merging_refuses_the_folder_of_an_adapter(folder, adapted):
+    save_adapter(adapted, "adapter")
+    with pytest.raises(ValueError, match="`out` must be a folder without an adapter, got adapter"):
+        merge_adapter("adapter", "adapter")
+    assert not Path("adapter", "config.json").exists()
+
+
 def test_merging_refuses_what_is_no_adapter(base):
     with pytest.raises(ValueError, match="A PEFT folder is wanted, .* got base"):
         merge_adapter("base", "merged")
@@ -582,7 +605,7 @@ def test_merging_refuses_what_is_no_adapter(base):
 def test_merging_asks_for_a_base_that_is_gone(folder, adapted):
     save_adapter(adapted, "adapter")
     (folder / "base").rename(folder / "moved")
-    with pytest.raises(ValueError, match="The base of adapter is wanted in base, got none there.*`--base`"):
+    with pytest.raises(ValueError, match="The base of adapter is wanted in ./base, got none there.*`--base`"):
         merge_adapter("adapter", "merged")
     merge_adapter("adapter", "merged", base="moved")
 

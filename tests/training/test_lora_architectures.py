@@ -21,8 +21,8 @@ from hf_vlm import (
     VisionTransformerImageProcessor,
     VQVAEModel,
 )
+from hf_vlm.parts.adapter_loading import base_of_adapter
 from hf_vlm.parts.base_weights import BASE_FILE, check_base, role_paths
-from hf_vlm.parts.checkpoint_files import base_of_adapter
 from hf_vlm.parts.pretrained_model import HubModel
 from hf_vlm.training.lora import (
     add_lora,
@@ -514,7 +514,7 @@ def test_another_base_is_warned_of_by_name_and_hash(name, trained, tmp_path):
     other.save_pretrained("other")
     for load in (lambda model: model.load_adapter("a"), lambda model: check_base(model, "a")):
         with pytest.warns(
-            UserWarning, match=rf"adapter a wants base, on which it was trained, got other, .*{role} "
+            UserWarning, match=rf"adapter ./a wants ./base, on which it was trained, got ./other, .*{role} "
         ) as told:
             load(trained.model_class.from_pretrained("other"))
         message = str(told[-1].message)
@@ -541,7 +541,7 @@ def test_base_of_other_sizes_is_an_error_that_names_both(tmp_path, monkeypatch, 
     save_adapter(add_lora(load("base"), section()), "adapter")
     other = load("other")
     with pytest.raises(
-        ValueError, match=rf"The adapter adapter must fit its base, got other, which it doesn't: .*{told}"
+        ValueError, match=rf"The adapter ./adapter must fit its base, got ./other, which it doesn't: .*{told}"
     ):
         other.load_adapter("adapter")
     with pytest.raises(ValueError, match="must fit its base, got other"), pytest.warns(UserWarning, match="SHA-256"):
@@ -581,7 +581,7 @@ def test_no_way_of_saving_tells_an_absolute_path(tmp_path, monkeypatch, native_a
         if way == "card":
             adapted.create_or_update_model_card("adapter")
     stored = json.loads(Path("adapter", "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == "base"
+    assert stored["base_model_name_or_path"] == "./base"
     for path in Path("adapter").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
 
@@ -632,7 +632,7 @@ def test_base_that_is_nowhere_is_an_error_that_says_what_to_do(tmp_path, monkeyp
     save_adapter(add_lora(base, section()), "adapter")
     Path("base").rename("gone")
     with pytest.raises(
-        FileNotFoundError, match=r"base model `base` of the adapter adapter .*--base.*PeftModel.from_pretrained"
+        FileNotFoundError, match=r"base model `./base` of the adapter adapter .*--base.*PeftModel.from_pretrained"
     ):
         TrOCREncoderDecoderForConditionalGeneration.from_pretrained("adapter")
 
@@ -644,7 +644,7 @@ def test_adapter_of_the_reader_that_comes_with_the_package_finds_it(tmp_path, mo
         tmp_path / "else",
     )
     tiny_reader().save_pretrained(shipped)
-    monkeypatch.setattr("hf_vlm.parts.checkpoint_files.default_ocr_model", lambda: shipped)
+    monkeypatch.setattr("hf_vlm.parts.adapter_loading.default_ocr_model", lambda: shipped)
     work.mkdir(parents=True)
     monkeypatch.chdir(work)
     save_adapter(add_lora(TrOCREncoderDecoderForConditionalGeneration.from_pretrained(shipped), section()), "adapter")

@@ -1,12 +1,13 @@
 """A recipe's `lora`: adapters learn where whole weights would, in every family of recipes, and runs go on exactly."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration, VisionTransformerForImageClassification
@@ -134,7 +135,7 @@ def test_interrupted_run_goes_on_to_the_adapter_of_the_uninterrupted_one(kind, m
     assert any(bool(value.any()) for key, value in weights.items() if "lora_B" in key)
     assert not Path("stopped/model.safetensors").exists()
     assert load_file("scratch/model.safetensors").keys() == base.keys()
-    assert json.loads(Path("stopped/adapter_config.json").read_text())["base_model_name_or_path"] == "scratch"
+    assert json.loads(Path("stopped/adapter_config.json").read_text())["base_model_name_or_path"] == "./scratch"
 
 
 def test_reader_with_adapters_is_evaluated_merged_and_read_with(work, capsys):
@@ -174,7 +175,7 @@ def test_classifier_of_other_classes_keeps_its_base_with_the_new_head(work):
     learning = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert all(".lora_" in name or "classifier.modules_to_save." in name for name in learning)
     stored = json.loads((work / "adapter" / "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == "adapter/base"
+    assert stored["base_model_name_or_path"] == "./adapter/base"
     model = AutoModelForImageClassification.from_pretrained("adapter")
     assert type(model) is VisionTransformerForImageClassification and sorted(model.config.label2id) == ["blue", "red"]
     scores = dict(evaluate_image_folders("adapter", ["other"], split="validation"))["other"]
@@ -262,3 +263,75 @@ def test_model_of_another_library_is_refused(work):
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained("scratch")
     with pytest.raises(ValueError, match="A model of hf-vlm is wanted, .* got a `ViTForImageClassification`"):
         image_classification.build_trainer(recipe_of(adapting(sections, "adapter")))
+
+
+def of_other_classes(work: Path) -> dict:
+    """A trained classifier of three classes, and a recipe that adapts it to two others: its head is a new one."""
+    sections = sections_of("classification")
+    train(recipe_of(sections))
+    write_pictures(work / "other" / "train", 8, ("red", "blue"))
+    write_pictures(work / "other" / "validation", 3, ("red", "blue"), seed=1)
+    adapted = adapting(sections, "adapter")
+    adapted["data"] = {**adapted["data"], "folder": "other"}
+    return adapted
+
+
+def test_dry_run_writes_no_base(work):
+    dry_run(recipe_of(of_other_classes(work)))
+    assert not Path("adapter/base").exists()
+
+
+def test_base_of_finished_adapters_is_never_written_over(work):
+    adapted = of_other_classes(work)
+    train(recipe_of(adapted, "training.max_steps=2"))
+    files = {path.name: path.read_bytes() for path in Path("adapter/base").iterdir()}
+    recipe = Path("adapter/recipe.yaml").read_text()
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(files)
+    dry_run(recipe_of(adapted, "training.seed=7"))
+    with pytest.raises(ValueError, match=r"another `lora\.rank"):
+        train(recipe_of(adapted, "lora.rank=3", "training.seed=7"))
+    weights = load_file("scratch/model.safetensors")
+    weights["vision_model.final_norm.bias"] += 1
+    save_file(weights, "scratch/model.safetensors", {"format": "pt"})
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"wanted in adapter/base, got one with another `vision_.*output_dir"):
+            train(recipe_of(adapted), resume=resume)
+    write_pictures(work / "third" / "train", 8, ("a", "b", "c", "d"))
+    write_pictures(work / "third" / "validation", 3, ("a", "b", "c", "d"), seed=1)
+    adapted["data"]["folder"] = "third"
+    with pytest.raises(ValueError, match="got one with another `id2label"):
+        train(recipe_of(adapted), resume=False)
+    assert {path.name: path.read_bytes() for path in Path("adapter/base").iterdir()} == files
+    assert Path("adapter/recipe.yaml").read_text() == recipe
+
+
+def test_resumed_run_on_a_base_of_its_own_ends_as_the_uninterrupted_one(work):
+    adapted = of_other_classes(work)
+    train(recipe_of({**adapted, "training": {**adapted["training"], "output_dir": "whole"}}))
+    train(recipe_of(adapted, "training.max_steps=2", "training.lr_scheduler_type=constant"))
+    first = Path("adapter/base/model.safetensors").read_bytes()
+    assert first == Path("whole/base/model.safetensors").read_bytes()
+    trainer = train(recipe_of(adapted))
+    assert trainer.state.global_step == 4 and Path("adapter/base/model.safetensors").read_bytes() == first
+    assert sorted(path.name for path in Path("adapter").iterdir() if path.name.startswith(".base")) == []
+    model = AutoModelForImageClassification.from_pretrained("adapter")  # a base that moved would be warned of
+    assert sorted(model.config.label2id) == ["blue", "red"]
+
+
+@pytest.mark.parametrize("on_each_node", [False, True])
+def test_base_is_written_by_the_first_process_of_all_unless_nodes_keep_their_own(work, monkeypatch, on_each_node):
+    trainer = image_classification.build_trainer(
+        recipe_of(of_other_classes(work), f"training.save_on_each_node={str(on_each_node).lower()}")
+    )
+    asked = []
+
+    @contextlib.contextmanager
+    def first(self, local=True, desc="work"):
+        asked.append(local)
+        assert not Path("adapter/base").exists()
+        yield
+        assert Path("adapter/base/config.json").is_file()
+
+    monkeypatch.setattr(type(trainer.args), "main_process_first", first)
+    trainer.save_base()
+    assert asked == [on_each_node]

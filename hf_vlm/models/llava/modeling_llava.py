@@ -31,7 +31,6 @@ from transformers.utils.generic import can_return_tuple
 
 from ...blocks.projector import Projector
 from ...blocks.token_loss import IGNORE_INDEX, chunked_token_cross_entropy, inside_call, token_cross_entropy
-from ...parts.base_weights import published_name
 from ...parts.checkpoint_files import find_file, read_config, read_weights
 from ...parts.language_model import (
     accepted_arguments,
@@ -40,6 +39,7 @@ from ...parts.language_model import (
     reads_padding,
     separate_head,
 )
+from ...parts.model_origin import note_origin
 from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
 from ...parts.vision_features import (
     configured_image_size,
@@ -197,7 +197,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
         model = super().from_pretrained(None, config=config, state_dict=mapped, **loading)
         loaded = model[0] if isinstance(model, tuple) else model
-        loaded.name_or_path = loaded.config.name_or_path = published_name(name_or_path)
+        note_origin(loaded, name_or_path, **where)
         return model
 
     @classmethod

@@ -1,5 +1,6 @@
 """What a card says of an architecture: what it is, how it is used and adapted, and what the Hub files it under."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -197,7 +198,7 @@ def usage(model_type: str, class_name: str, task: str, name: str) -> str:
     if model_type == "hf_vlm_llava":
         return _program(
             ["from transformers import pipeline"],
-            f'chat = pipeline("image-text-to-text", model="{name}")',
+            f'chat = pipeline("image-text-to-text", model={json.dumps(name)})',
             f'question = "{_QUESTIONS.get(task, "What do you see?")}"',
             'picture = {"type": "image", "image": "picture.png"}',
             'messages = [{"role": "user", "content": [picture, {"type": "text", "text": question}]}]',
@@ -207,31 +208,32 @@ def usage(model_type: str, class_name: str, task: str, name: str) -> str:
         if task == "vqa":
             return _program(
                 ["from transformers import pipeline"],
-                f'answerer = pipeline("picture-question-answering", model="{name}")',
+                f'answerer = pipeline("picture-question-answering", model={json.dumps(name)})',
                 'print(answerer("picture.png", question="What is this?"))',
             )
-        of_task = {"ocr": "text-recognition", "caption": "image-captioning"}.get(task, "image-captioning")
+        of_model = "text-recognition" if model_type == "hf_vlm_trocr" else "image-captioning"
+        of_task = {"ocr": "text-recognition", "caption": "image-captioning"}.get(task, of_model)
         return _program(
             ["from transformers import pipeline"],
-            f'writer = pipeline("{of_task}", model="{name}")',
+            f'writer = pipeline("{of_task}", model={json.dumps(name)})',
             'print(writer("picture.png"))',
         )
     if class_name.endswith("ForImageClassification"):
         return _program(
             ["from transformers import pipeline"],
-            f'classifier = pipeline("image-classification", model="{name}")',
+            f'classifier = pipeline("image-classification", model={json.dumps(name)})',
             'print(classifier("picture.png"))',
         )
     if model_type in ("hf_vlm_vqvae", "hf_vlm_dvae"):
         return _program(
             ["from transformers import pipeline"],
-            f'tokenizer = pipeline("image-tokenization", model="{name}")',
+            f'tokenizer = pipeline("image-tokenization", model={json.dumps(name)})',
             'print(tokenizer("picture.png")["code_ids"])  # rows of numbers, one a place',
         )
     imports = ["import torch", "from PIL import Image", "from transformers import AutoImageProcessor, AutoModel"]
     steps = [
-        f'model = AutoModel.from_pretrained("{name}")',
-        f'processor = AutoImageProcessor.from_pretrained("{name}")',
+        f"model = AutoModel.from_pretrained({json.dumps(name)})",
+        f"processor = AutoImageProcessor.from_pretrained({json.dumps(name)})",
         'inputs = processor(images=Image.open("picture.png").convert("RGB"), return_tensors="pt")',
         "with torch.no_grad():",
         "    outputs = model(**inputs)",
@@ -257,9 +259,9 @@ def adapter_usage(model_type: str, class_name: str, task: str, name: str, base: 
         f"from transformers import {', '.join(sorted((auto_class, auto_processor)))}",
     ]
     loading = [
-        f'base = {auto_class}.from_pretrained("{base}")',
-        f'model = PeftModel.from_pretrained(base, "{name}").eval()',
-        f'processor = {auto_processor}.from_pretrained("{name if has_processor else base}")',
+        f"base = {auto_class}.from_pretrained({json.dumps(base)})",
+        f"model = PeftModel.from_pretrained(base, {json.dumps(name)}).eval()",
+        f"processor = {auto_processor}.from_pretrained({json.dumps(name if has_processor else base)})",
     ]
     return _program(imports, *loading, *_steps_of_a_picture(model_type, task))
 
@@ -275,8 +277,8 @@ def code_usage(model_type: str, class_name: str, task: str, name: str) -> str:
     names = ", ".join(sorted((auto_class, auto_processor)))
     imports = ["import torch", "from PIL import Image", f"from transformers import {names}"]
     loading = [
-        f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True).eval()',
-        f'processor = {auto_processor}.from_pretrained("{name}", trust_remote_code=True)',
+        f"model = {auto_class}.from_pretrained({json.dumps(name)}, trust_remote_code=True).eval()",
+        f"processor = {auto_processor}.from_pretrained({json.dumps(name)}, trust_remote_code=True)",
     ]
     return "\n".join([*imports, "", *loading, *_steps_of_a_picture(model_type, task)])
 

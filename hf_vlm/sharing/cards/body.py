@@ -1,6 +1,7 @@
 """The text of a card's sections, of what is known of the model."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from hf_vlm.sharing.cards import run as course
 from hf_vlm.sharing.cards.facts import Facts, base_name, read_settings
 from hf_vlm.sharing.cards.licenses import OTHER
 from hf_vlm.sharing.cards.limits import write_limits
-from hf_vlm.sharing.cards.pictures import old_picture, plot_curves
+from hf_vlm.sharing.cards.pictures import old_picture, plot_curves, show_picture
 from hf_vlm.sharing.cards.sections import find_sections, inner_text
 from hf_vlm.sharing.cards.weights import changed_parts, num_values
 from hf_vlm.training.recipe_files import listed
@@ -33,6 +34,7 @@ def write_sections(
     licenses: Mapping[str, str],
     file: Path,
     picture: str | None,
+    drawn: Path,
     old: str | None,
     told_figures: str,
 ) -> dict[str, str]:
@@ -42,6 +44,7 @@ def write_sections(
         licenses: of the parts.
         file: of the card.
         picture: file beside the card; None takes that of the card that is there.
+        drawn: folder that takes the pictures that are drawn.
         old: text of that card.
         told_figures: the section of figures.
     """
@@ -51,7 +54,7 @@ def write_sections(
         "use": _use(facts),
         "parts": _parts(facts, licenses),
         "data": f"## Data\n\n{course.tell_data(facts.sections, facts.environment)}" if facts.sections else "",
-        "training": _training(facts, file) if trained else "",
+        "training": _training(facts, drawn) if trained else "",
         "figures": told_figures,
         "limits": write_limits(facts, header, is_measured=_NO_FIGURES not in told_figures),
         "adapting": _adapting(facts),
@@ -80,7 +83,7 @@ def _summary(facts: Facts, picture: str | None) -> str:
     if here := architectures.variant(facts.model_type, facts.config):
         lines.append(f"This one: {here}.")
     if picture:
-        lines.append(f"![{facts.name}]({picture})")
+        lines.append(show_picture(facts.name, picture))
     return "\n\n".join(lines)
 
 
@@ -100,8 +103,13 @@ def _use(facts: Facts) -> str:
     )
     return (
         f"## Use\n\n`pip install hf-vlm`, then, with the base `{base_name(facts)}`:\n\n```python\n{program}\n```\n\n"
-        f"`hf-vlm merge {facts.name} --base {base_name(facts)} --out MERGED` makes one whole model of both."
+        f"`{_merging(facts)}` makes one whole model of both."
     )
+
+
+def _merging(facts: Facts) -> str:
+    """The command that makes one whole model of an adapter and its base."""
+    return f"hf-vlm merge {shlex.quote(facts.name)} --base {shlex.quote(base_name(facts))} --out MERGED"
 
 
 def _parts(facts: Facts, licenses: Mapping[str, str]) -> str:
@@ -179,7 +187,8 @@ def _adapter(facts: Facts) -> str:
         told.append(f"- layers with adapters: {listed(layers)}")
     if full:
         told.append(f"- trained in full and saved with it: {listed(full)}")
-    hashes = read_settings(facts.folder / BASE_FILE).get("sha256") or {}
+    stored = read_settings(facts.folder / BASE_FILE).get("sha256")
+    hashes = stored if isinstance(stored, dict) else {}
     text = "\n".join(told)
     if hashes:
         rows = [[role, f"`{sha256}`"] for role, sha256 in hashes.items()]
@@ -198,7 +207,7 @@ def _adapter(facts: Facts) -> str:
     return text
 
 
-def _training(facts: Facts, file: Path) -> str:
+def _training(facts: Facts, drawn: Path) -> str:
     told = ["## Training"]
     if facts.state:
         versions = {
@@ -208,7 +217,7 @@ def _training(facts: Facts, file: Path) -> str:
         }
         saved_by = {key: str(version) for key, version in versions.items() if version}
         told.append(course.tell_course(facts.sections, facts.state, saved_by, facts.environment))
-        if curves := plot_curves(facts, file.parent):
+        if curves := plot_curves(facts, drawn):
             told.append(f"![Loss by step]({curves})")
     else:
         told.append(_NOT_RECORDED)
@@ -239,8 +248,7 @@ def write_figures(facts: Facts, weights: str, old: str | None, header: ModelCard
             header["metrics"] = None
             warnings.warn(
                 "The figures of the old card are of other weights, and were taken out. Measure again by `hf-vlm "
-                "evaluate --record`, "
-                "and give the file as `records`.",
+                f"evaluate {figures.record_option(facts.task)}`, and give the file as `records`.",
                 stacklevel=3,
             )
     if facts.state and (measured := course.validated(facts.sections, facts.state)):
@@ -251,11 +259,11 @@ def write_figures(facts: Facts, weights: str, old: str | None, header: ModelCard
 
 
 def _adapting(facts: Facts) -> str:
-    name = facts.name
+    name = shlex.quote(facts.name)
     recipes = facts.architecture.recipes
     chosen = recipes.get(facts.task) or next(iter(recipes.values()))
     if facts.adapter is not None:
-        told = f"Merge it first (`hf-vlm merge {name} --base {base_name(facts)} --out MERGED`), then go on with the whole model:"
+        told = f"Merge it first (`{_merging(facts)}`), then go on with the whole model:"
         name = "MERGED"
     else:
         told = "With a folder of your own data, laid out as the recipe's header says:"

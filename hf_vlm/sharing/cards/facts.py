@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from hf_vlm.parts.checkpoint_files import find_file, read_config
-from hf_vlm.parts.weight_report import REPORT_FILE, WeightReport
+from hf_vlm.parts.licences import read_merge_record
+from hf_vlm.parts.weight_report import REPORT_FILE, WeightReport, read_report
 from hf_vlm.sharing.cards import architectures
 from hf_vlm.sharing.cards import run as course
 from hf_vlm.sharing.cards.records import Record
@@ -98,6 +99,7 @@ def gather_facts(folder: Path, name: str) -> Facts:
         class_name = next(iter(config.get("architectures") or ()), "")
         model_section = sections.get("model")
         base = str(model_section.get("pretrained") or "") if isinstance(model_section, Mapping) else ""
+        base = base or read_merge_record(folder).get("base", {}).get("name", "")
         origin = os.fspath(folder)
     elif (folder / "adapter_config.json").is_file():
         adapter = read_settings(folder / "adapter_config.json")
@@ -111,11 +113,14 @@ def gather_facts(folder: Path, name: str) -> Facts:
         origin = base
     else:
         checkpoints = listed(sorted(path.name for path in folder.glob("checkpoint-*")))
-        hint = f" It has {checkpoints}: name one of them." if checkpoints else ""
+        advice = (
+            f"Its run has not ended; it has {checkpoints}: name one of them, or go on with the run."
+            if checkpoints
+            else "Name the `training.output_dir` of a run that has ended."
+        )
         raise ValueError(
             f"The folder of a model or adapter is wanted, with `config.json` or `adapter_config.json`, got "
-            f"{folder} without.{hint} "
-            "Name the `training.output_dir` of a run that has ended."
+            f"{folder} without. {advice}"
         )
     model_type = str(config.get("model_type") or _model_type_of(class_name))
     if model_type not in architectures.ARCHITECTURES:
@@ -136,7 +141,7 @@ def _report_of(origin: str) -> WeightReport | None:
         file = find_file(origin, REPORT_FILE) if origin else None
     except (OSError, ValueError):
         return None
-    return WeightReport.load(file.parent) if file is not None else None
+    return read_report(file) if file is not None else None
 
 
 def _found_base(base: str, sections: Mapping[str, Any]) -> str:

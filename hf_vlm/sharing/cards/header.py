@@ -8,13 +8,15 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from hf_vlm.parts.licences import known_licence, read_merge_record
+from hf_vlm.parts.model_origin import is_way
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.weight_report import card_metadata, stated_license
 from hf_vlm.sharing.cards import architectures
 from hf_vlm.sharing.cards import records as figures
 from hf_vlm.sharing.cards import run as course
 from hf_vlm.sharing.cards.facts import HUB_ID, Facts, is_hub_id
-from hf_vlm.sharing.cards.licenses import OTHER, settle_license
+from hf_vlm.sharing.cards.licenses import OTHER, covers, settle_license
 
 
 def settle_header(
@@ -28,12 +30,23 @@ def settle_header(
     licenses = _part_licenses(facts)
     before = old.data.to_dict() if old is not None else {}
     before.pop("model-index", None)
-    wanted = license or before.get("license")
+    named = before.get("base_model")
+    if any(is_way(name) for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)):
+        # A folder, as PEFT writes it, where the Hub wants its own names.
+        before["base_model"] = before["base_model_relation"] = None
+    beside = card_metadata(facts.folder)
+    terms = before if before.get("license") else beside
+    wanted = license or terms.get("license")
     settled = settle_license(wanted if isinstance(wanted, str) else None, licenses)
+    if (stated := stated_license(beside)) and settled != OTHER and not covers(settled, stated):
+        raise ValueError(
+            f"A licence must not allow more than the card that lies beside the weights says, {stated}, got `{settled}`. Take "
+            "that licence; if you are the author and the card is wrong, correct `license` in its header."
+        )
     if settled == OTHER:
-        license_name = license_name or before.get("license_name")
+        license_name = license_name or terms.get("license_name")
         license_link = (
-            license_link or before.get("license_link") or ("LICENSE" if (facts.folder / "LICENSE").is_file() else None)
+            license_link or terms.get("license_link") or ("LICENSE" if (facts.folder / "LICENSE").is_file() else None)
         )
         if not license_name or not license_link:
             raise ValueError(
@@ -77,13 +90,18 @@ def settle_header(
 
 
 def _part_licenses(facts: Facts) -> dict[str, str]:
-    """Role -> the licence of what its weights came from; of an adapter and of a run that went on, also the base's by its card."""
+    """Role -> the licence of what its weights came from; of an adapter, a merge and a run that went on, also the base's."""
     licenses = {part.name: part.license for part in facts.report.parts if part.source} if facts.report else {}
+    merged = read_merge_record(facts.folder) if facts.adapter is None else {}
     if facts.base:
         place = os.fspath(default_ocr_model()) if facts.base == "default" else facts.base
-        stated = stated_license(card_metadata(place))
+        stated = merged.get("base", {}).get("license") or known_licence(
+            place
+        )  # the way there may lead elsewhere by now
         if stated or not licenses:
             licenses["base"] = stated
+    if of_adapter := merged.get("adapter", {}).get("license"):
+        licenses["adapter"] = of_adapter
     return licenses
 
 

@@ -85,7 +85,7 @@ def settle_license(wanted: str | None, parts: Mapping[str, str]) -> str:
         hint = f"Did you mean `{near[0]}`?" if near else "Take `other`, with its name and link."
         raise ValueError(f"`license` must be one that the Hub knows, such as `apache-2.0`, got {wanted!r}. {hint}")
     for role, license in parts.items():
-        if license and wanted != OTHER and not _covers(wanted, license):
+        if license and wanted != OTHER and not covers(wanted, license):
             raise ValueError(
                 f"A model's licence must not allow more than that of its part `{role}`, {license}, got `{wanted}`. Take that "
                 "licence, or `other`, with a name and a link to terms that keep it."
@@ -106,7 +106,7 @@ def _derived(parts: Mapping[str, str]) -> str:
     )
 
 
-def _covers(wanted: str, license: str) -> bool:
+def covers(wanted: str, license: str) -> bool:
     """Whether a licence allows no more than that of a part."""
     if wanted == license:
         return True

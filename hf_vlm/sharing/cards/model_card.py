@@ -12,6 +12,7 @@ https://huggingface.co/docs/hub/model-cards
 """
 
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from hf_vlm.sharing.cards.body import write_figures, write_sections
 from hf_vlm.sharing.cards.facts import gather_facts
 from hf_vlm.sharing.cards.header import settle_header
 from hf_vlm.sharing.cards.pictures import take_picture
-from hf_vlm.sharing.cards.sections import find_sections, is_handwritten, join_sections
+from hf_vlm.sharing.cards.sections import author_text, find_sections, is_handwritten, join_sections
 from hf_vlm.sharing.cards.weights import measured_hash, weights_hash
 
 _ORDER = ("summary", "use", "parts", "data", "training", "figures", "limits", "adapting", "license")
@@ -49,7 +50,8 @@ def write_card(
 
     Args:
         folder: of a model or adapter of ours, best of its run; or a Hub name, with `out`.
-        license: a licence id of the Hub; None means that of the card that is there, or what follows from the parts' licences.
+        license: a licence id of the Hub; None means that of the card that is there, or what follows from the parts'
+            licences. It may not allow more than these, nor than a card that lies beside the weights.
         license_name, license_link: for the licence `other`.
         records: files of `hf-vlm evaluate`, `--record` or `--json`; none means those in the folder.
         picture: file to show; a large one is made smaller.
@@ -62,7 +64,7 @@ def write_card(
     Raises:
         FileNotFoundError: if a file, or what a Hub name stands for, is not there.
         ValueError: if the folder is none of ours, the licence can't be derived or allows too much, a record is of other
-            weights, or the card that is there was written by hand.
+            weights, `out` is a folder, or the card that is there was written by hand.
     """
     hub_name = None
     if not os.path.isdir(folder):
@@ -73,6 +75,11 @@ def write_card(
         hub_name, folder = os.fspath(folder), _download(os.fspath(folder))
     place = Path(folder)
     file = Path(out) if out is not None else place / "README.md"
+    if file.is_dir():
+        raise ValueError(
+            f"`out` (`--out`) must be the file of the card, got the folder {file}. Name a file in it, such as "
+            f"{file / 'README.md'}."
+        )
     old = _read_old(file)
     known_name = old.data.get("model_name") if old is not None else None
     facts = gather_facts(place, name or hub_name or known_name or place.resolve().name)
@@ -92,19 +99,24 @@ def write_card(
             figures.check_weights(facts.records, measured)
     header, licenses = settle_header(facts, old, license, license_name, license_link)
 
-    text = old.text if old is not None and not is_handwritten(old.text) and find_sections(old.text, file.name) else None
+    text = old.text if old is not None and find_sections(old.text, file.name) else None
     file.parent.mkdir(parents=True, exist_ok=True)
-    shown = take_picture(Path(picture), file.parent) if picture is not None else None
     told_figures = write_figures(facts, weights, text, header, old)
-    sections = write_sections(facts, header, licenses, file, shown, text, told_figures)
-    body = join_sections({key: sections[key] for key in _ORDER if sections.get(key)}, text, file.name)
-    if limits is not None and limits.strip() not in body:
-        mark = "<!-- hf-vlm: end limits -->"
-        body = body.replace(mark, f"{mark}\n\n{limits.strip()}", 1)
-    card = ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}")
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder_beside:
+        written = Path(folder_beside)
+        shown = take_picture(Path(picture), file.parent, written) if picture is not None else None
+        sections = write_sections(facts, header, licenses, file, shown, written, text, told_figures)
+        body = join_sections({key: sections[key] for key in _ORDER if sections.get(key)}, text, file.name)
+        if limits is not None and f"\n\n{limits.strip()}\n\n" not in f"\n\n{author_text(body)}\n\n":
+            mark = "<!-- hf-vlm: end limits -->"
+            body = body.replace(mark, f"{mark}\n\n{limits.strip()}", 1)
+        card = ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}")
+        pictures = list(written.iterdir())
+        unfinished = written / "card"
+        unfinished.write_text(card.content.rstrip("\n") + "\n", encoding="utf-8")
+        for finished in pictures:
+            os.replace(finished, file.parent / finished.name)
+        os.replace(unfinished, file)
     return file
 
 

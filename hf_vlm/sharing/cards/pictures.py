@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from PIL import Image
 
@@ -12,11 +13,17 @@ from hf_vlm.sharing.cards.facts import Facts
 from hf_vlm.sharing.cards.sections import find_sections
 
 MAX_PICTURE_BYTES = 200_000
+_SHOWN = re.compile(r"!\[(?:\\.|[^]\\])*\]\(([^)/]+)\)")  # a bracket in the title has a backslash before it
 CURVES_FILE = "training_curves.png"
 
 
-def take_picture(picture: Path, folder: Path) -> str:
-    """Put a picture beside the card, made smaller where it is large, and give back its name.
+def take_picture(picture: Path, folder: Path, written: Path) -> str:
+    """Take a picture to be put beside the card, made smaller where it is large, and give back its name.
+
+    Args:
+        picture: file.
+        folder: of the card.
+        written: folder that takes the picture, unless it lies beside the card as it is.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -34,9 +41,9 @@ def take_picture(picture: Path, folder: Path) -> str:
         ) from error
     if picture.stat().st_size <= MAX_PICTURE_BYTES:
         if picture.resolve() != (folder / picture.name).resolve():
-            shutil.copyfile(picture, folder / picture.name)
+            shutil.copyfile(picture, written / picture.name)
         return picture.name
-    target = folder / f"{picture.stem}-small.jpg"
+    target = written / f"{picture.stem}-small.jpg"
     side = 1600
     while True:
         image.thumbnail((side, side))
@@ -50,8 +57,22 @@ def old_picture(old: str | None, file: Path) -> str | None:
     """The picture of the summary of the card that is there, if it still lies beside it."""
     if old is None or (place := find_sections(old).get("summary")) is None:
         return None
-    shown = re.search(r"!\[[^]]*\]\(([^)/]+)\)", old[place[0] : place[1]])
-    return shown[1] if shown is not None and (file.parent / shown[1]).is_file() else None
+    shown = _SHOWN.search(old[place[0] : place[1]])
+    if shown is None:
+        return None
+    name = unquote(shown[1])
+    return name if "/" not in name and (file.parent / name).is_file() else None
+
+
+def show_picture(title: str, name: str) -> str:
+    """Markdown that shows a picture beside the card, whatever it and its file are called.
+
+    Args:
+        title: plain text.
+        name: of the file.
+    """
+    escaped = re.sub(r"([]\\[])", r"\\\1", title)
+    return f"![{escaped}]({quote(name)})"
 
 
 def plot_curves(facts: Facts, folder: Path) -> str | None:

@@ -26,7 +26,13 @@ _NO_RECORDS = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "added_tokens.json", "trainer_state.json"),
     "run_environment.json",
-    *("adapter_config.json", "base_weights.json", "weight_report.json", "model.safetensors.index.json"),
+    *(
+        "adapter_config.json",
+        "base_weights.json",
+        "merged_from.json",
+        "weight_report.json",
+        "model.safetensors.index.json",
+    ),
 )
 
 
@@ -163,8 +169,14 @@ def check_weights(records: Sequence[Record], weights_sha256: str) -> None:
         if record.weights_sha256 and record.weights_sha256 != weights_sha256:
             raise ValueError(
                 f"Records of these weights are wanted, SHA-256 {weights_sha256[:12]}..., got {record.file} of others, "
-                f"{record.weights_sha256[:12]}... Measure again by `hf-vlm evaluate --record`, or leave it out."
+                f"{record.weights_sha256[:12]}... Measure again by `hf-vlm evaluate {record_option(record.task)}`, or "
+                "leave it out."
             )
+
+
+def record_option(task: str) -> str:
+    """The option by which `hf-vlm evaluate` leaves the figures of a task in a file."""
+    return "--record FILE" if task in TASK_METRICS and task != "ocr" else "--json > FILE"
 
 
 def eval_results(records: Sequence[Record]) -> list[EvalResult]:

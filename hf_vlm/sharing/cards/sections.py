@@ -82,6 +82,15 @@ def find_sections(text: str, source: str = "README.md") -> dict[str, tuple[int, 
     return found
 
 
+def author_text(text: str) -> str:
+    """The text of a card outside of its sections, with an empty line where one stood."""
+    pieces, at = [], 0
+    for begin, end in sorted(find_sections(text).values()):
+        pieces.append(text[at:begin].strip("\n"))
+        at = end
+    return "\n\n".join(piece for piece in [*pieces, text[at:].strip("\n")] if piece)
+
+
 def inner_text(text: str, place: tuple[int, int]) -> str:
     """The text of a section between its marks.
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModel
 
 from hf_vlm.parts.checkpoint_files import read_config, read_weights
-from hf_vlm.parts.pretrained_model import split_by_part
+from hf_vlm.parts.model_saving import split_by_part
 from hf_vlm.parts.weight_report import WeightReport, hash_weights
 from hf_vlm.sharing.cards import architectures
 from hf_vlm.sharing.cards.facts import Facts

@@ -213,18 +213,38 @@ def decode_by_beams(
 
 
 class Writing:
-    """How a call of `generate` writes: the saved settings, changed by those of the call."""
+    """How a call of `generate` writes: the saved settings, changed by those of the call.
+
+    Args:
+        saved: settings by their names in a generation config, all that a call may change.
+        prompt: int64 (batch, tokens).
+        padding: int64 (batch,), how many of each row's first tokens are padding; None for none.
+        changes: of the call.
+        max_positions: tokens that the decoder can read; None for any number.
+
+    Raises:
+        ValueError: if a setting is not among the saved ones, `num_beams` is below 1, or the decoder has too few positions.
+    """
 
     def __init__(
-        self, saved: dict[str, Any], prompt: np.ndarray, padding: np.ndarray | None, changes: dict[str, Any]
+        self,
+        saved: dict[str, Any],
+        prompt: np.ndarray,
+        padding: np.ndarray | None,
+        changes: dict[str, Any],
+        max_positions: int | None = None,
     ) -> None:
         if unknown := sorted(set(changes) - set(saved)):
             raise ValueError(
                 f"Settings of `generate` here are {', '.join(f'`{name}`' for name in saved)}, got `{unknown[0]}`. Leave it out."
             )
         self.settings = {**saved, **changes}
+        if self.settings["num_beams"] < 1:
+            raise ValueError(
+                f"`num_beams` must be at least 1, got {self.settings['num_beams']}. Use 1 for greedy search."
+            )
         max_length = prompt.shape[1] + self.settings["max_new_tokens"]
-        positions = self.settings["max_positions"]  # the last token is written, and not read
+        positions = max_positions  # the last token is written, and not read
         if positions and prompt.shape[1] > 1:
             max_length = min(max_length, positions + 1)
         if positions and max_length > positions + 1:

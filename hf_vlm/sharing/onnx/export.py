@@ -1,19 +1,23 @@
-"""A model of ours as ONNX files, which run without PyTorch: written, run through onnxruntime, and compared.
+"""A model of ours as ONNX files: written, run through onnxruntime, and compared.
 
-folder of ours -> the graphs of its architecture (`onnx_vision`, `onnx_trocr`, `onnx_cnn_lstm`, `onnx_llava`)
-  -> each written and checked on other sizes than were traced (`onnx_graphs`)
+folder of ours -> the graphs of its architecture (`vision`, `trocr`, `cnn_lstm`, `llava`)
+  -> each written and checked on other sizes than were traced (`graphs`)
   -> for models that write: what the runtime writes against what `generate` writes, token for token
-  -> OUT: *.onnx, config.json, generation_config.json, the processor's files, and `onnx_export.json`
+  -> OUT: *.onnx, runtime.py, decoding.py, config.json, generation_config.json, the processor's files, `onnx_export.json`
+
+OUT's `runtime.py` runs it on arrays with numpy and onnxruntime alone, without PyTorch, transformers or hf-vlm. What makes
+arrays of pictures and texts is still the processor, which needs all three.
 
 `onnx_export.json` holds
 
-    kind                 which class of `onnx_runtime` runs the folder
+    kind                 which class of `runtime` runs the folder
     model_type, model_class
     precision, opset, versions
     graphs               name -> {"file", "inputs", "outputs"}, of each tensor {"name", "dtype", "shape"}, open lengths by name
     settings             what the runtime must know beside the graphs: sizes, token ids, generation settings
     largest_difference   of any output, ours against the files through onnxruntime
-    same_tokens          share of tokens that runtime and model write alike on random pictures; null for models that don't write
+    same_tokens          share of tokens that runtime and model write alike on random pictures, greedily and without an end before
+                         the last; null for models that don't write
     notes                what differs from the model, in plain words
 """
 
@@ -27,6 +31,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from hf_vlm.parts.licences import copy_licence
 from hf_vlm.parts.package_version import __version__
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
 from hf_vlm.sharing.onnx.cnn_lstm import captioner_graphs
@@ -34,7 +39,7 @@ from hf_vlm.sharing.onnx.graphs import OPSET, OnnxGraph, prepare, quiet, require
 from hf_vlm.sharing.onnx.llava import llava_graphs
 from hf_vlm.sharing.onnx.trocr import trocr_graphs
 from hf_vlm.sharing.onnx.vision import tokenizer_graphs, vision_graphs
-from hf_vlm.sharing.whole_models import copy_licence, load_processor, load_whole, own_model_type
+from hf_vlm.sharing.whole_models import load_processor, load_whole, own_model_type, picture_size_notes
 
 OnnxPrecision = Literal["float32", "int8"]
 TOLERANCE = 1e-3
@@ -49,8 +54,9 @@ KINDS = {
     "hf_vlm_trocr": "text_reader",
     "hf_vlm_llava": "assistant",
 }
-# Of one model type the first is taken where a folder doesn't say which it was.
-_CHECKED_TOKENS = 24  # written in the comparison with `generate`
+_CHECKED_TOKENS = 24  # written a row in the comparison with `generate`
+_NEAR_TIE = 1e-3  # of two logits, which rounding may rank either way
+_RUNTIME_FILES = ("runtime.py", "decoding.py")
 
 
 @dataclass
@@ -94,8 +100,8 @@ def export_onnx(
     Raises:
         ImportError: if onnx, onnxruntime or onnxscript is missing.
         ValueError: if there is no such precision, `out` holds something, or `folder` is not a whole model of ours; if a part of
-            it can't be written, naming what stopped it; or if in float32 an output differs by more than 1e-3, or a token.
-            Nothing is then left.
+            it can't be written, naming what stopped it; or if in float32 an output differs by more than 1e-3, or a token whose
+            logit in the model is not within 1e-3 of the other's. Nothing is then left.
     """
     if precision not in get_args(OnnxPrecision):
         raise ValueError(
@@ -115,18 +121,18 @@ def export_onnx(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         graphs, settings, notes = _graphs(kind, model, processor)
+    notes += picture_size_notes(processor, model)
 
     with new_folder(out) as written:
         described = [write_graph(graph, written, precision=precision, tolerance=TOLERANCE) for graph in graphs]
-        notes += [
-            f"{graph.name}.onnx takes pictures of one size: its exporter could not keep {' and '.join(graph.fixed)} open"
-            for graph in graphs
-            if graph.fixed
-        ]
         if precision == "int8" and not any(one.num_rounded for one in described):
             notes.append("no weights were rounded to int8: the model is made of convolutions, which stay in float32")
         if processor is None:
             notes.append("there was no processor beside the model: none was written")
+        notes.append(
+            "runtime.py runs arrays with numpy and onnxruntime alone; the processor, which makes them of pictures and texts, "
+            "needs hf-vlm, transformers and PyTorch"
+        )
         manifest: dict[str, Any] = {
             "kind": kind,
             "model_type": model.config.model_type,
@@ -147,12 +153,13 @@ def export_onnx(
         _write_beside(folder, written, model, processor)
         _write_manifest(written, manifest)
         if "generation" in settings:
-            manifest["same_tokens"] = _same_tokens(model, written, kind)
+            manifest["same_tokens"], margin = _same_tokens(model, written, kind)
             _write_manifest(written, manifest)
-            if precision == "float32" and manifest["same_tokens"] < 1:
+            if precision == "float32" and not margin < _NEAR_TIE:
                 raise ValueError(
                     "The ONNX files must write what the model writes, got another token on random pictures "
-                    f"({100 * manifest['same_tokens']:.1f} % the same). Report it with the folder's config.json."
+                    f"({100 * manifest['same_tokens']:.1f} % the same), with a logit {margin:.3g} lower in the model. Report it "
+                    "with the folder's config.json."
                 )
     files = {path.name: path.stat().st_size for path in sorted(Path(out).iterdir()) if ".onnx" in path.name}
     return OnnxExport(files, precision, manifest["largest_difference"], manifest["same_tokens"], notes)
@@ -170,7 +177,13 @@ def _graphs(kind: str, model: Any, processor: Any) -> tuple[list[OnnxGraph], dic
 
 
 def _write_beside(folder: str | os.PathLike, written: Path, model: Any, processor: Any) -> None:
-    """Config, generation config, processor and licence."""
+    """Runtime, config, generation config, processor and licence."""
+    for name in _RUNTIME_FILES:
+        code = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        code = code.replace("from hf_vlm.sharing.onnx.decoding import", "from decoding import")
+        head = f"# Copied from hf-vlm {__version__}, licence Apache-2.0 (http://www.apache.org/licenses/LICENSE-2.0).\n"
+        (written / name).write_text(head + code, encoding="utf-8")
+    _set_float32(model.config)
     model.config.save_pretrained(written)
     if model.can_generate():
         model.generation_config.save_pretrained(written)
@@ -179,20 +192,64 @@ def _write_beside(folder: str | os.PathLike, written: Path, model: Any, processo
     copy_licence(folder, written)
 
 
+def _set_float32(config: Any) -> None:
+    """Let a config and its parts say what `prepare` made of the weights."""
+    config.dtype = torch.float32
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            _set_float32(part)
+
+
 def _write_manifest(written: Path, manifest: dict[str, Any]) -> None:
     content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (written / "onnx_export.json").write_text(content, encoding="utf-8")
 
 
-def _same_tokens(model: Any, written: Path, kind: str) -> float:
-    """The share of tokens that the runtime writes as the model, on a batch of random pictures of other sizes than traced."""
+def _same_tokens(model: Any, written: Path, kind: str) -> tuple[float, float]:
+    """The share of tokens that the runtime writes as the model, and by how much the model preferred its own; see `compare`.
+
+    Both search greedily and may not end before the last token: on noise a reader would end at once, and nothing be compared.
+    """
     from hf_vlm.sharing.onnx.runtime import load_onnx
 
     runtime = load_onnx(written)
+    inputs = _random_inputs(model, runtime.settings, kind)
+    length = min(runtime.settings["generation"]["max_new_tokens"], _CHECKED_TOKENS)
+    length = min(length, runtime.settings.get("max_positions") or length)
+    settings = {"max_new_tokens": length, "min_new_tokens": length, "num_beams": 1}
+    with quiet(), torch.no_grad():
+        outputs = model.generate(
+            **inputs, **settings, do_sample=False, return_dict_in_generate=True, output_scores=True
+        )
+    got = runtime.generate(**{name: value.numpy() for name, value in inputs.items()}, **settings)
+    scores = torch.stack(outputs.scores, dim=1).float().numpy()
+    return compare(outputs.sequences[:, -scores.shape[1] :].numpy(), got[:, -scores.shape[1] :], scores)
+
+
+def compare(wanted: np.ndarray, got: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """The share of places with the same token, and the largest margin where rows first part: score of wanted less that of got.
+
+    What follows the first other token of a row follows from it, and has no margin of its own.
+
+    Args:
+        wanted, got: int64 (batch, tokens), without prompts.
+        scores: float32 (batch, tokens, vocab_size), those by which `wanted` was chosen.
+
+    Returns: in [0, 1]; at least 0, and 0 where all are the same.
+    """
+    is_other = wanted != got
+    rows = np.flatnonzero(is_other.any(axis=1))
+    places = is_other.argmax(axis=1)[rows]
+    margins = scores[rows, places, wanted[rows, places]] - scores[rows, places, got[rows, places]]
+    return float(1 - is_other.mean()), float(margins.max(initial=0))
+
+
+def _random_inputs(model: Any, settings: dict[str, Any], kind: str) -> dict[str, torch.Tensor]:
+    """A batch of random pictures of other sizes than were traced, with what goes with them."""
     generator = torch.Generator().manual_seed(1)
-    height, width = runtime.settings["image_size"]
+    height, width = settings["image_size"]
     channels = getattr(model.config.vision_config, "num_channels", 3)
-    steps = runtime.settings.get("width_steps")
+    steps = settings.get("width_steps")
     if steps is not None:
         first, stride = steps
         width = first + (width - first) // stride * 3 // 4 * stride
@@ -203,14 +260,7 @@ def _same_tokens(model: Any, written: Path, kind: str) -> float:
         inputs["pixel_values"] = inputs["pixel_values"] * inputs["pixel_mask"][:, None]
     if kind == "assistant":
         inputs |= _random_prompts(model, generator)
-    saved = runtime.settings["generation"]["max_new_tokens"]
-    settings = {"max_new_tokens": min(saved, _CHECKED_TOKENS)}
-    with torch.no_grad():
-        wanted = model.generate(**inputs, **settings, do_sample=False).numpy()
-    got = runtime.generate(**{name: value.numpy() for name, value in inputs.items()}, **settings)
-    length = max(wanted.shape[1], got.shape[1])
-    wanted, got = (np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=-1) for ids in (wanted, got))
-    return float((wanted == got).mean())
+    return inputs
 
 
 def _random_prompts(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:

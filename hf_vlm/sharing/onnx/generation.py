@@ -56,7 +56,6 @@ def generation_settings(model: Any, *, prompt_length: int | None) -> tuple[dict[
     settings["num_beams"] = config.num_beams or 1
     settings["length_penalty"] = 1.0 if config.length_penalty is None else config.length_penalty
     settings["early_stopping"] = config.early_stopping or False
-    settings["max_positions"] = None
     return settings, notes
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from hf_vlm.parts.pretrained_model import HubModel
+from hf_vlm.sharing.stock.weights import output_difference
 
 OPSET = 20  # understood by onnxruntime from 1.17 on
 _LARGEST_FILE = 2**31 - 2**24  # bytes: a protobuf ends at 2 GiB, and the graph itself needs some
@@ -38,9 +39,6 @@ class OnnxGraph:
         inputs: the example that is traced.
         check: another, the dynamic axes of other lengths.
         axes: for inputs and outputs, which axes are dynamic, and the names of their lengths.
-        optional_axes: names of lengths that stay those of the example where the exporter can't keep them open; `check` is
-            then cut to them.
-        fixed: set by `write`, the names of those.
     """
 
     name: str
@@ -48,21 +46,6 @@ class OnnxGraph:
     inputs: dict[str, torch.Tensor]
     check: dict[str, torch.Tensor]
     axes: dict[str, dict[int, str]]
-    optional_axes: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()
-
-    def open_axes(self, name: str) -> dict[int, str]:
-        """The axes of an input or output whose lengths are open."""
-        return {axis: length for axis, length in self.axes.get(name, {}).items() if length not in self.fixed}
-
-    def fix(self) -> None:
-        """Give up the optional axes, in inputs, outputs and check."""
-        self.fixed = self.optional_axes
-        for name, example in self.inputs.items():
-            for axis, length in self.axes.get(name, {}).items():
-                if length in self.fixed:
-                    indices = torch.arange(example.shape[axis]) % self.check[name].shape[axis]
-                    self.check[name] = self.check[name].index_select(axis, indices)
 
 
 @dataclass
@@ -153,28 +136,24 @@ def _program(graph: OnnxGraph) -> Any:
     names = list(graph.inputs)
     examples = tuple(graph.inputs.values())
     outputs = graph.module(**graph.inputs)
-    while True:
-        lengths = tuple({axis: torch.export.Dim.DYNAMIC for axis in graph.open_axes(name)} for name in names)
-        try:
-            return torch.onnx.export(
-                _ByPlace(graph.module, names).eval(),
-                examples,
-                dynamo=True,
-                dynamic_shapes=(lengths,),
-                input_names=names,
-                output_names=list(outputs),
-                opset_version=OPSET,
-                custom_translation_table=_own_operators(),
-                verbose=False,
-            )
-        except Exception as error:  # whatever a part, or an operator that ONNX lacks, makes the exporter raise
-            if graph.optional_axes and not graph.fixed:
-                graph.fix()
-                continue
-            raise ValueError(
-                f"`{graph.name}` must be made of operators that torch's ONNX exporter knows, got {_stopped_by(error)}. For "
-                "stock folders, `hf-vlm export-transformers` and then `optimum-cli export onnx` may know them."
-            ) from error
+    lengths = tuple({axis: torch.export.Dim.DYNAMIC for axis in graph.axes.get(name, {})} for name in names)
+    try:
+        return torch.onnx.export(
+            _ByPlace(graph.module, names).eval(),
+            examples,
+            dynamo=True,
+            dynamic_shapes=(lengths,),
+            input_names=names,
+            output_names=list(outputs),
+            opset_version=OPSET,
+            custom_translation_table=_own_operators(),
+            verbose=False,
+        )
+    except Exception as error:  # whatever a part, or an operator that ONNX lacks, makes the exporter raise
+        raise ValueError(
+            f"`{graph.name}` must be made of operators that torch's ONNX exporter knows, got {_stopped_by(error)}. For "
+            "stock folders, `hf-vlm export-transformers` and then `optimum-cli export onnx` may know them."
+        ) from error
 
 
 def _own_operators() -> dict[Any, Any]:
@@ -212,7 +191,7 @@ def _name_lengths(program: Any, graph: OnnxGraph) -> None:
     from onnx_ir import Shape
 
     for value in (*program.model.graph.inputs, *program.model.graph.outputs):
-        lengths = graph.open_axes(value.name)
+        lengths = graph.axes.get(value.name, {})
         if value.shape is not None and lengths:
             value.shape = Shape([lengths.get(axis, length) for axis, length in enumerate(value.shape)])
 
@@ -251,8 +230,7 @@ def difference(got: np.ndarray, wanted: np.ndarray) -> float:
         return float("inf")
     if not is_finite.any():
         return 0.0
-    got, wanted = got[is_finite], wanted[is_finite]
-    return float(np.abs(got - wanted).max() / max(1.0, np.abs(wanted).max()))
+    return output_difference(torch.from_numpy(got[is_finite]), torch.from_numpy(wanted[is_finite]))
 
 
 def _described(values: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What runs the folders that `export_onnx` writes: onnxruntime and numpy, and transformers' processor where there are pictures.
+"""What runs the folders that `export_onnx` writes: onnxruntime and numpy for arrays, a processor of hf-vlm for pictures.
 
     OnnxVisionModel(folder)(pixel_values)                     ViT, Swin: logits, features or maps by name
     OnnxTokenizer(folder).encode(pixel_values), .decode(...)  VAE, VQ-VAE, dVAE
@@ -6,8 +6,10 @@
     OnnxCaptioner(folder).generate(pixel_values)              CNN + LSTM
     OnnxAssistant(folder).generate(input_ids, pixel_values)   LLaVA
 
-`load_onnx(folder)` gives the class that fits. Arrays go in and come out; `processor` loads what makes them of pictures and
-texts. This file and `onnx_decoding.py` use nothing else of the package, and can be copied to where it is not installed.
+`load_onnx(folder)` gives the class that fits. Arrays go in and come out. An exported folder has copies of this file and of
+`decoding.py`, which run it where neither hf-vlm nor PyTorch is installed: `sys.path.insert(0, folder)`, then
+`from runtime import load_onnx`. Pictures and texts become arrays through `processor`, and so in `read` and `classify`; that
+needs hf-vlm, transformers and PyTorch.
 """
 
 import json
@@ -36,7 +38,7 @@ class OnnxFolder:
         settings: what `onnx_export.json` says of the model beside its graphs.
 
     Raises:
-        FileNotFoundError: if there is no `onnx_export.json`.
+        FileNotFoundError: if there is no `onnx_export.json`, or a graph's file is missing.
         ValueError: if the folder is of a model that another class runs.
     """
 
@@ -57,6 +59,12 @@ class OnnxFolder:
             )
         self.folder = Path(folder)
         self.settings: dict[str, Any] = manifest["settings"]
+        for name in manifest["graphs"]:
+            if not (self.folder / f"{name}.onnx").is_file():
+                raise FileNotFoundError(
+                    f"A folder with every file that `{MANIFEST}` names is wanted, got {folder} without `{name}.onnx`. Export "
+                    "again, or copy the whole folder."
+                )
         self.sessions = {
             name: onnxruntime.InferenceSession(self.folder / f"{name}.onnx", session_options, providers=list(providers))
             for name in manifest["graphs"]
@@ -65,25 +73,43 @@ class OnnxFolder:
 
     @property
     def processor(self) -> Any:
-        """The processor or image processor that was beside the model, of transformers."""
+        """The processor or image processor that was beside the model; needs hf-vlm, transformers and PyTorch."""
         if self._processor is None:
             from transformers import AutoImageProcessor, AutoProcessor
+
+            import hf_vlm  # noqa: F401  the Auto classes then know its processors
 
             is_joined = (self.folder / "processor_config.json").is_file()
             self._processor = (AutoProcessor if is_joined else AutoImageProcessor).from_pretrained(self.folder)
         return self._processor
 
     def run(self, name: str, **inputs: Any) -> dict[str, np.ndarray]:
-        """The outputs of a graph by name, for inputs by name; those that it doesn't take are left out."""
+        """The outputs of a graph by name, for inputs by name; those that it doesn't take are left out.
+
+        Raises:
+            ValueError: if an input is of another shape than the graph takes, or has fractions where it takes whole numbers.
+        """
         session = self.sessions[name]
-        wanted = {value.name: np.float32 if "float" in value.type else np.int64 for value in session.get_inputs()}
-        wanted |= {value.name: np.bool_ for value in session.get_inputs() if value.type == "tensor(bool)"}
-        feed = {key: np.asarray(inputs[key], dtype=dtype) for key, dtype in wanted.items()}
+        feed = {}
+        for value in session.get_inputs():
+            if value.type == "tensor(int64)":
+                feed[value.name] = _whole_numbers(value.name, inputs[value.name])
+            else:
+                dtype = np.bool_ if value.type == "tensor(bool)" else np.float32
+                feed[value.name] = np.asarray(inputs[value.name], dtype=dtype)
+            shape = feed[value.name].shape
+            if len(shape) != len(value.shape) or any(
+                isinstance(wanted, int) and wanted != got for wanted, got in zip(value.shape, shape, strict=True)
+            ):
+                raise ValueError(
+                    f"`{name}.onnx` takes `{value.name}` of shape ({', '.join(map(str, value.shape))}), got {shape}. Give it "
+                    "what the model's processor makes."
+                )
         return dict(zip([value.name for value in session.get_outputs()], session.run(None, feed), strict=True))
 
     def writing(self, prompt: np.ndarray, padding: np.ndarray | None, settings: dict[str, Any]) -> Writing:
         """The generation settings of a call, for prompt ids int64 (batch, tokens)."""
-        return Writing(self.settings["generation"], prompt, padding, settings)
+        return Writing(self.settings["generation"], prompt, padding, settings, self.settings.get("max_positions"))
 
 
 class OnnxVisionModel(OnnxFolder):
@@ -142,7 +168,7 @@ class OnnxTokenizer(OnnxFolder):
         """Pictures, float32 (batch, channels, height, width), of what `encode` gave.
 
         Raises:
-            ValueError: if a code is none of the model's.
+            ValueError: if a code is none of the model's, or no whole number.
         """
         codes, num_codes = np.asarray(codes), self.settings.get("num_codes")
         if num_codes is not None and codes.size and not 0 <= codes.min() <= codes.max() < num_codes:
@@ -201,15 +227,16 @@ class OnnxTextReader(OnnxFolder):
         spelling, mask = encoded.pop("spelling", None), encoded.get("picture_mask")
         batch = len(pixel_values)
         start = np.full((batch, 1), self.settings["start_token_id"], dtype=np.int64)
-        writing = self.writing(start if prompt_ids is None else np.asarray(prompt_ids), None, settings)
+        prompt = start if prompt_ids is None else _whole_numbers("prompt_ids", prompt_ids)
+        writing = self.writing(prompt, None, settings)
         is_plain = writing.settings["num_beams"] == 1 and writing.rules.is_empty and prompt_ids is None
         if spelling is not None and is_plain and writing.rules.end_ids:
             return self._read_jointly(encoded, spelling, mask, writing)
         return writing.write(_CachedWriter(self, "decoder", batch, encoded))
 
-    def read(self, pictures: Sequence[Any], **settings: Any) -> list[str]:
-        """The texts of PIL pictures; settings as for `generate`."""
-        prepared = self.processor(images=list(pictures))
+    def read(self, pictures: Any, **settings: Any) -> list[str]:
+        """The texts of a list of PIL pictures, or of one; settings as for `generate`."""
+        prepared = self.processor(images=list(pictures) if isinstance(pictures, Sequence) else [pictures])
         inputs = {name: prepared[name].numpy() for name in ("pixel_values", "pixel_mask") if name in prepared}
         token_ids = self.generate(**inputs, **settings)
         return [text.strip() for text in self.processor.batch_decode(token_ids, skip_special_tokens=True)]
@@ -352,7 +379,7 @@ class OnnxAssistant(OnnxFolder):
         Raises:
             ValueError: if pictures and image tokens disagree in number.
         """
-        ids = np.asarray(input_ids, dtype=np.int64)
+        ids = _whole_numbers("input_ids", input_ids)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask, dtype=np.int64)
         embeds = self.run("embedding", input_ids=ids)["inputs_embeds"] * mask[:, :, None].astype(np.float32)
         is_image = ids == self.settings["image_token_id"]
@@ -367,6 +394,19 @@ class OnnxAssistant(OnnxFolder):
         embeds[is_image] = words
         writing = self.writing(ids, mask.argmax(axis=1), settings)
         return writing.write(_AssistantWriter(self, embeds, mask))
+
+
+def _whole_numbers(name: str, values: Any) -> np.ndarray:
+    """Values as int64.
+
+    Raises:
+        ValueError: if one has a fraction.
+    """
+    given = np.asarray(values)
+    whole = given.astype(np.int64)
+    if given.dtype.kind == "f" and not np.array_equal(whole, given):
+        raise ValueError(f"`{name}` must be whole numbers, got {given[whole != given].flat[0]}. Round them beforehand.")
+    return whole
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

@@ -90,7 +90,6 @@ def trocr_graphs(model: Any, processor: Any) -> tuple[list[OnnxGraph], dict[str,
     """
     config = model.config
     generation, notes = generation_settings(model, prompt_length=1)
-    generation["max_positions"] = getattr(config.text_config, "max_position_embeddings", None)
     size = configured_image_size(config.vision_config)
     channels = getattr(config.vision_config, "num_channels", 3)
     pads = processor is not None and "pixel_mask" in processor.image_processor.model_input_names
@@ -150,6 +149,7 @@ def trocr_graphs(model: Any, processor: Any) -> tuple[list[OnnxGraph], dict[str,
         "start_token_id": config.decoder_start_token_id,
         "blank_token_id": config.pad_token_id or 0,
         "ctc_decoding_weight": config.ctc_decoding_weight,
+        "max_positions": getattr(config.text_config, "max_position_embeddings", None),
         "generation": generation,
     }
     start = model.generation_config.decoder_start_token_id

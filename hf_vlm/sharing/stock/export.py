@@ -33,9 +33,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_vlm.parts.licences import copy_licence
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
 from hf_vlm.sharing.stock import swin, vit
-from hf_vlm.sharing.whole_models import copy_licence, load_processor, load_whole, own_model_type
+from hf_vlm.sharing.whole_models import load_processor, load_whole, own_model_type, picture_size_notes
 
 _PACKAGE = "hf_vlm.sharing.stock"
 # Model type -> its module. The assembled ones call `stock_part`, below, and are hence imported on use.
@@ -120,6 +121,7 @@ def export_transformers(folder: str | os.PathLike, out: str | os.PathLike) -> St
     else:
         of_processor: Any = importlib.import_module(f"{_PACKAGE}.{_PROCESSOR_MODULES[model_type]}")
         stock_processor, processor_notes = of_processor.to_stock_processor(processor, model)
+        processor_notes = [*processor_notes, *picture_size_notes(processor, model)]
 
     with new_folder(out) as written:
         stock.save_pretrained(written)

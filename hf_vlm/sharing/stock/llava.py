@@ -41,6 +41,7 @@ from transformers import initialization as init
 from hf_vlm.parts.language_model import accepted_arguments
 from hf_vlm.parts.vision_features import configured_image_size, select_tokens, vision_features
 from hf_vlm.sharing.stock.export import stock_part
+from hf_vlm.sharing.stock.weights import output_difference
 
 INSTEAD = "Export the model with its own code instead: `hf-vlm export-code`."
 
@@ -122,7 +123,8 @@ def _to_stock(model: Any, strategy: str) -> tuple[LlavaForConditionalGeneration,
 
 
 def largest_difference(model: Any, stock: LlavaForConditionalGeneration) -> float:
-    """The largest difference of logits, ours against transformers', on random pictures and words; infinite if answers differ.
+    """The largest difference of logits on random pictures and words, as `output_difference` counts it; infinite if answers
+    differ.
 
     Args:
         model: ours.
@@ -135,8 +137,7 @@ def largest_difference(model: Any, stock: LlavaForConditionalGeneration) -> floa
         words = ids[ids != model.config.image_token_id].view(len(ids), -1)
         for inputs in ({"input_ids": words}, {"input_ids": ids, "pixel_values": pixels}):
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            difference = model(**inputs).logits.float() - stock(**inputs).logits.float()
-            largest = max(largest, float(difference.abs().max()))
+            largest = max(largest, output_difference(model(**inputs).logits, stock(**inputs).logits))
             settings = {**inputs, "max_new_tokens": 8, "do_sample": False}
             if not torch.equal(model.generate(**settings), stock.generate(**settings)):
                 return float("inf")

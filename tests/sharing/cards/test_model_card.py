@@ -1,12 +1,15 @@
 """Cards of models: what they say is what the run left behind, the Hub's client reads them, and their programs run."""
 
+import ast
 import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import peft
 import pytest
@@ -21,11 +24,13 @@ from transformers import ViTConfig, ViTModel
 from hf_vlm import (
     CnnLstmForConditionalGeneration,
     LlavaVisionLanguageForConditionalGeneration,
+    TrOCREncoderDecoderForConditionalGeneration,
     VisionTransformerForImageClassification,
 )
 from hf_vlm.cli import main
+from hf_vlm.parts.licences import MERGED_FILE, read_merge_record
 from hf_vlm.parts.weight_report import PartSource, WeightReport, part_source
-from hf_vlm.sharing.cards.architectures import ARCHITECTURES, pipeline_tag
+from hf_vlm.sharing.cards.architectures import ARCHITECTURES, adapter_usage, code_usage, pipeline_tag, usage
 from hf_vlm.sharing.cards.licenses import KNOWN_LICENSES, settle_license
 from hf_vlm.sharing.cards.model_card import write_card
 from hf_vlm.sharing.cards.pictures import CURVES_FILE, MAX_PICTURE_BYTES
@@ -34,8 +39,10 @@ from hf_vlm.sharing.cards.run import published
 from hf_vlm.sharing.cards.sections import is_handwritten, join_sections
 from hf_vlm.sharing.cards.weights import changed_parts
 from hf_vlm.sharing.code_folder import export_code
-from hf_vlm.training.lora import merge_adapter
+from hf_vlm.training.lora import add_lora, merge_adapter, save_adapter
+from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.tasks import load_recipe, train
+from tests.models.trocr.tiny_models import tiny_reader
 from tests.tiny_lines import recipe_of, tiny_recipe, write_splits
 from tests.training.test_image_tokenization import tokenizer_recipe
 from tests.training.tiny_conversations import tiny_llava_recipe, write_conversations, write_parts
@@ -371,7 +378,8 @@ def test_records_in_the_folder_are_found_and_those_of_other_weights_refused(capt
     record.write_text(json.dumps(other))
     before = (run / "README.md").read_bytes()
     with pytest.raises(
-        ValueError, match=r"Records of these weights are wanted, .*got record.json of others, 000000000000\.\.\."
+        ValueError,
+        match=r"Records of these weights are wanted, .*got record.json of others, 000000000000\.\.\. .*--record FILE`",
     ):
         write_card(run, license="cc-by-nc-4.0", records=[record])
     assert (run / "README.md").read_bytes() == before
@@ -432,7 +440,7 @@ def test_json_of_an_evaluation_tells_a_card_rows_command_versions_and_weights(
     results = {result.metric_type: result for result in card.data.eval_results}
     assert results[score].metric_value == json.loads(line)[score] and results[score].dataset_split == split
     file.write_text(json.dumps(json.loads(line) | {"weights_sha256": "0" * 64}))
-    with pytest.raises(ValueError, match="Records of these weights are wanted"):
+    with pytest.raises(ValueError, match="Records of these weights are wanted.* by `hf-vlm evaluate --json > FILE`"):
         card_of(runs(kind), tmp_path / "other", license="mit", records=[file])
 
 
@@ -635,6 +643,29 @@ def test_card_of_an_adapter(runs, tmp_path, capsys, monkeypatch):
     run_program(card, adapter, tmp_path, capsys)
 
 
+@pytest.mark.parametrize("named", ["./llava", "../llava", ["./llava"]])
+def test_card_of_an_adapter_drops_the_folder_that_peft_named_as_its_base(runs, tmp_path, named):
+    adapter = copied(runs("lora"), tmp_path / "adapter")
+    settings = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./llava"}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    header = {"base_model": named, "base_model_relation": "adapter", "tags": ["base_model:adapter:./llava", "mine"]}
+    (adapter / "README.md").write_text(f"---\n{yaml.safe_dump(header)}---\n")
+    card = ModelCard.load(write_card(adapter, license="apache-2.0"))
+    assert card.data.base_model is None and card.data.to_dict().get("base_model_relation") is None
+    assert "mine" in card.data.tags and not any("base_model" in tag for tag in card.data.tags)
+    assert "base_model:" not in (adapter / "README.md").read_text() and "./llava" not in card.text
+
+
+def test_damaged_report_or_hashes_stop_no_card(runs, tmp_path):
+    folder = copied(runs("llava"), tmp_path / "model")
+    (folder / "weight_report.json").write_text("{")
+    with pytest.warns(UserWarning, match="Without a report of the model's parts"):
+        write_card(folder, license="apache-2.0")
+    adapter = copied(runs("lora"), tmp_path / "adapter")
+    (adapter / "base_weights.json").write_text('{"sha256": ["x"]}')
+    write_card(adapter, license="apache-2.0")
+
+
 def test_merged_and_saved_again_models_keep_their_report(runs, tmp_path):
     merged = tmp_path / "merged"
     merge_adapter(runs("lora"), merged, base=runs("llava"))
@@ -645,6 +676,163 @@ def test_merged_and_saved_again_models_keep_their_report(runs, tmp_path):
     assert changed_parts(merged) == [] and report["vision"].sha256 == base["vision"].sha256
     assert report["language"].sha256 != base["language"].sha256
     assert "`vision`" in write_card(merged).read_text()
+
+
+def test_merged_model_keeps_what_the_run_of_its_adapter_left_behind(runs, tmp_path):
+    merged = tmp_path / "merged"
+    merge_adapter(runs("lora"), merged, base=runs("llava"))
+    card, of_adapter = ModelCard.load(write_card(merged)), card_of(runs("lora"), tmp_path)
+    assert section_of(card, "data") == section_of(of_adapter, "data")
+    assert "trained for the task `chat`" in card.text and "- steps of the optimizer: 1\n" in card.text
+    assert "LoRA, rank 2" in card.text and str(tmp_path) not in (merged / MERGED_FILE).read_text()
+
+
+@pytest.fixture
+def merged_reader(tmp_path, monkeypatch):
+    """Of an adapter on a reader under Apache-2.0, both with a notice, and neither with a report or a run."""
+    monkeypatch.chdir(tmp_path)
+    tiny_reader().save_pretrained("base")
+    Path("base", "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    Path("base", "LICENSE").write_text("Terms of the base.")
+    Path("base", "NOTICE").write_text("By the base's authors.")
+    model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained("base")
+    save_adapter(add_lora(model, LoraSection(rank=2, alpha=4)), "adapter")
+    Path("adapter", "NOTICE").write_text("By the adapter's author.")
+    merge_adapter("adapter", "merged")
+    return tmp_path / "merged"
+
+
+@pytest.mark.parametrize("is_base_gone", [False, True])
+def test_licence_of_a_merged_model_follows_that_of_its_base(is_base_gone, merged_reader, tmp_path):
+    if is_base_gone:
+        (tmp_path / "base").rename(tmp_path / "moved")
+    for settings in ({}, {"out": tmp_path / "elsewhere" / "card.md"}):
+        with pytest.raises(ValueError, match="that of its part `base`, apache-2.0, got `mit`"):
+            write_card(merged_reader, license="mit", **settings)
+        card = ModelCard.load(write_card(merged_reader, **settings))
+        assert card.data.license == "apache-2.0" and "Trained on from base." in card.text
+    assert main(["card", str(merged_reader), "--license", "mit"]) == 1
+
+
+def test_licence_of_an_adapter_on_a_merged_model_follows_that_of_the_first_base(merged_reader, tmp_path):
+    model = TrOCREncoderDecoderForConditionalGeneration.from_pretrained("merged")
+    save_adapter(add_lora(model, LoraSection(rank=2, alpha=4)), "second")
+    assert ModelCard.load(write_card("second")).data.license == "apache-2.0"
+    Path("second", "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    merge_adapter("second", "merged-again")
+    record = read_merge_record("merged-again")
+    assert record["base"] == {"name": "./merged", "license": "apache-2.0"}
+    assert record["adapter"] == {"name": "./second", "license": "cc-by-nc-4.0"}
+    with pytest.raises(ValueError, match="that of its part `adapter`, cc-by-nc-4.0, got `apache-2.0`"):
+        write_card("merged-again", license="apache-2.0")
+
+
+def test_merging_takes_licence_and_notices_along(merged_reader):
+    assert (merged_reader / "LICENSE").read_text() == "Terms of the base."
+    assert (merged_reader / "NOTICE").read_text() == "By the base's authors.\n\nBy the adapter's author."
+
+
+def test_merging_refuses_a_folder_that_holds_something(merged_reader, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "LICENSE").write_text("mine")
+    with pytest.raises(ValueError, match="`out` must be a new or an empty folder, got mine. Name another one."):
+        merge_adapter("adapter", "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["LICENSE"]
+    (tmp_path / "empty").mkdir()
+    merge_adapter("adapter", "empty")
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_card_beside_the_weights_binds_the_licence(is_elsewhere, runs, tmp_path):
+    run = copied(runs("vit"), tmp_path / "run")
+    write_card(run, license="apache-2.0")
+    out = tmp_path / "card.md" if is_elsewhere else None
+    with pytest.raises(ValueError, match="the card that lies beside the weights says, apache-2.0, got `mit`"):
+        write_card(run, license="mit", out=out)
+    assert ModelCard.load(write_card(run, out=out)).data.license == "apache-2.0"
+    assert ModelCard.load(write_card(run, license="cc-by-4.0", out=out)).data.license == "cc-by-4.0"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "pipeline"),
+    [
+        ("hf_vlm_trocr", "text-recognition"),
+        ("hf_vlm_cnn_lstm", "image-captioning"),
+        ("hf_vlm_llava", "image-text-to-text"),
+    ],
+)
+def test_model_without_a_recipe_has_the_pipeline_of_its_architecture(model_type, pipeline):
+    assert f'pipeline("{pipeline}", ' in usage(model_type, "", "", "x")
+
+
+def test_reader_without_a_recipe_is_offered_for_text(merged_reader):
+    assert 'pipeline("text-recognition", model="merged")' in write_card(merged_reader).read_text()
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("name", ['a "quoted" name', "back\\new", "it's"])
+def test_programs_hold_any_name(model_type, name):
+    programs = [
+        usage(model_type, "", "", name),
+        code_usage(model_type, "", "", name),
+        adapter_usage(model_type, "", "", name, name, has_processor=True),
+        adapter_usage(model_type, "", "", "x", name, has_processor=False),
+    ]
+    for program in programs:
+        words = [node.value for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Constant)]
+        assert name in words
+
+
+@pytest.mark.parametrize("file_name", ["em oji.png", "brackets (1).png", "100%.png", "smile \N{GRINNING FACE}.png"])
+def test_picture_of_any_name_is_shown_and_stays(file_name, runs, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / file_name)
+    out = tmp_path / "card"
+    card = card_of(runs("vit"), out, picture=tmp_path / file_name, name="a [good] model")
+    (shown,) = re.findall(r"^!\[a \\\[good\\\] model\]\((\S+)\)$", card.text, re.MULTILINE)
+    assert unquote(shown) == file_name and "(" not in shown and (out / file_name).is_file()
+    assert card_of(runs("vit"), out, name="a [good] model").text == card.text
+
+
+def test_commands_hold_any_name(runs, tmp_path):
+    name = "it's a model"
+    for kind in ("vit", "lora"):
+        text = card_of(runs(kind), tmp_path / kind, name=name).text
+        (commands,) = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+        commands = re.findall(r"`(hf-vlm merge .*?)`", text) if kind == "lora" else commands.splitlines()
+        for command in commands:
+            assert name in [word.removeprefix("model.pretrained=") for word in shlex.split(command)]
+
+
+def test_limits_that_occur_in_other_text_are_not_dropped(runs, tmp_path):
+    card = card_of(runs("vit"), tmp_path, limits="No evaluation")  # which the card says too, of itself
+    assert card.text.count("\n\nNo evaluation\n\n") == 1
+    file = tmp_path / "README.md"
+    file.write_text(file.read_text() + "\nNot for medical pictures, nor for others.\n")
+    card = card_of(runs("vit"), tmp_path, limits="Not for medical pictures")
+    assert "\n\nNot for medical pictures\n\n" in card.text
+    again = card_of(runs("vit"), tmp_path, limits="Not for medical pictures")
+    assert again.text == card.text
+
+
+def test_card_that_is_to_be_a_folder_is_refused_before_anything_is_written(runs, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "shown.png")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"`out` \(`--out`\) must be the file of the card, got the folder .*out. Name"):
+        write_card(runs("vit"), license="mit", picture=tmp_path / "shown.png", out=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "shown.png"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_card_that_fails_leaves_nothing(runs, tmp_path, monkeypatch):
+    def full(self, *args, **settings):
+        raise OSError("no room")
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "shown.png")
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="no room"):
+        broken.setattr(Path, "write_text", full)
+        card_of(runs("vit"), tmp_path / "out", picture=tmp_path / "shown.png")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["llava", "cnn-lstm", "trocr-caption", "trocr-vqa"])
@@ -697,7 +885,7 @@ def test_folder_that_is_none_of_ours_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="with `config.json` or `adapter_config.json`, got .*empty without"):
         write_card(tmp_path / "empty", license="mit")
     (tmp_path / "empty" / "checkpoint-5").mkdir()
-    with pytest.raises(ValueError, match="It has `checkpoint-5`: name one of them"):
+    with pytest.raises(ValueError, match="it has `checkpoint-5`: name one of them, or go on with the run.$"):
         write_card(tmp_path / "empty", license="mit")
     with pytest.raises(ValueError, match="For a model of the Hub give `out`"):
         write_card("org/model", license="mit")
@@ -735,8 +923,10 @@ def test_model_of_the_hub_names_it(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     expected = PartSource("org/parts", "other (terms, https://x.org)", commit)
     assert part_source("org/parts") == part_source(snapshot) == expected
-    card = write_card("org/parts", license="mit", out=tmp_path / "card.md").read_text()
-    assert 'model="org/parts"' in card and "name: org/parts" in card
+    with pytest.raises(ValueError, match="the card that lies beside the weights says, other .*, got `mit`"):
+        write_card("org/parts", license="mit", out=tmp_path / "card.md")
+    card = write_card("org/parts", out=tmp_path / "card.md").read_text()
+    assert 'model="org/parts"' in card and "name: org/parts" in card and "license_link: https://x.org" in card
 
 
 @pytest.mark.parametrize(

@@ -166,13 +166,19 @@ def test_beam_search_writes_what_generate_writes(decoder, early_stopping, length
 
 
 def test_settings_of_a_call_replace_saved_ones_and_unknown_ones_are_refused():
-    saved = {"max_new_tokens": 5, "max_positions": 8, "eos_token_ids": [END], "pad_token_id": None, "num_beams": 1}
-    assert Writing(saved, np.ones((1, 1), dtype=np.int64), None, {"max_new_tokens": 7}).max_length == 8
-    assert Writing(saved, np.ones((1, 6), dtype=np.int64), None, {}).max_length == 9  # the last token is not read
-    with pytest.raises(ValueError, match="`temperature`"):
-        Writing(saved, np.ones((1, 1), dtype=np.int64), None, {"temperature": 2.0})
+    saved = {"max_new_tokens": 5, "eos_token_ids": [END], "pad_token_id": None, "num_beams": 1}
+    start = np.ones((1, 1), dtype=np.int64)
+    assert Writing(saved, start, None, {"max_new_tokens": 7}, 8).max_length == 8
+    assert Writing(saved, start, None, {"max_new_tokens": 70}).max_length == 71
+    assert Writing(saved, start.repeat(6, axis=1), None, {}, 8).max_length == 9  # the last token is not read
+    for name in ("temperature", "max_positions"):
+        with pytest.raises(ValueError, match=f"are `max_new_tokens`, .*, got `{name}`"):
+            Writing(saved, start, None, {name: 2}, 8)
     with pytest.raises(ValueError, match="positions for `max_new_tokens` up to 8, got 9"):
-        Writing(saved, np.ones((1, 1), dtype=np.int64), None, {"max_new_tokens": 9})
+        Writing(saved, start, None, {"max_new_tokens": 9}, 8)
+    for beams in (0, -1):
+        with pytest.raises(ValueError, match=f"`num_beams` must be at least 1, got {beams}"):
+            Writing(saved, start, None, {"num_beams": beams})
 
 
 # A CTC head

@@ -1,11 +1,18 @@
 """What the ONNX runtime writes is what `generate` writes, token for token, whatever the batch, widths and padding."""
 
+import json
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
+from hf_vlm.sharing.onnx import export as onnx_export
+from hf_vlm.sharing.onnx import runtime as onnx_runtime
 from hf_vlm.sharing.onnx.export import export_onnx
 from hf_vlm.sharing.onnx.runtime import load_onnx
 from scripts import tiny_parts
@@ -99,6 +106,71 @@ def test_reader_reads_pictures_through_its_processor(reader):
     prepared = runtime.processor(images=pictures)
     wanted = runtime.processor.batch_decode(model.generate(**prepared, do_sample=False), skip_special_tokens=True)
     assert runtime.read(pictures) == [text.strip() for text in wanted]
+    prepared = runtime.processor(images=pictures[:1])
+    wanted = runtime.processor.batch_decode(model.generate(**prepared, do_sample=False), skip_special_tokens=True)
+    assert runtime.read(pictures[0]) == [text.strip() for text in wanted]
+
+
+_BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "hf_vlm"):
+            raise RuntimeError(f"{name} was imported")
+
+sys.meta_path.insert(0, Block())
+folder, inputs, out = sys.argv[1:]
+sys.path.insert(0, folder)
+import numpy as np
+from runtime import load_onnx
+np.save(out, load_onnx(folder).generate(**np.load(inputs)))
+"""
+
+
+def test_exported_folder_reads_arrays_where_neither_torch_nor_the_package_is(reader, tmp_path):
+    model, runtime, _ = reader
+    np.savez(tmp_path / "inputs.npz", **arrays(lines()))
+    paths = [str(path) for path in (runtime.folder, tmp_path / "inputs.npz", tmp_path / "ids.npy")]
+    done = subprocess.run([sys.executable, "-c", _BLOCKED, *paths], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "ids.npy"), model.generate(**lines(), do_sample=False))
+    for name in ("runtime.py", "decoding.py"):
+        first = (runtime.folder / name).read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith("# Copied from hf-vlm ") and "Apache-2.0" in first
+
+
+def test_comparison_reaches_behind_the_first_token_of_a_reader_that_ends_at_once(reader, tmp_path, monkeypatch):
+    model, runtime, _ = reader
+    inputs = onnx_export._random_inputs(model, runtime.settings, "text_reader")
+    with torch.no_grad():
+        free = model.generate(**inputs, do_sample=False, eos_token_id=None, pad_token_id=0)
+    ends = free[:, 1].unique().tolist()
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    assert model.generate(**inputs, do_sample=False).shape[1] == 2
+    shutil.copytree(runtime.folder, tmp_path / "onnx")
+    path = tmp_path / "onnx" / onnx_runtime.MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["settings"]["generation"]["eos_token_ids"] = ends
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert onnx_export._same_tokens(model, tmp_path / "onnx", "text_reader") == (1.0, 0.0)
+    run = onnx_runtime._CachedWriter.run
+
+    def forget(self, **tensors):
+        """A cache whose keys are lost."""
+        self.past = {name: np.zeros_like(value) for name, value in self.past.items()}
+        return run(self, **tensors)
+
+    monkeypatch.setattr(onnx_runtime._CachedWriter, "run", forget)
+    same, margin = onnx_export._same_tokens(model, tmp_path / "onnx", "text_reader")
+    assert same < 1 and margin > onnx_export._NEAR_TIE
+
+
+def test_prompts_with_fractions_are_refused(reader):
+    _, runtime, _ = reader
+    with pytest.raises(ValueError, match=r"`prompt_ids` must be whole numbers, got 5.5"):
+        runtime.generate(**arrays(lines((40,))), prompt_ids=[[START, 5.5]])
+    assert runtime.generate(**arrays(lines((40,))), prompt_ids=[[1.0, 5.0]]).dtype == np.int64
 
 
 @pytest.mark.parametrize("size", [(16, 44), (16, 56), (8, 40)])

@@ -65,6 +65,7 @@ def left_in(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
+@pytest.mark.slow  # another process imports transformers
 def test_exported_folders_are_read_where_this_package_is_not(tmp_path: Path) -> None:
     picture = torch.randint(0, 256, (50, 60, 3), dtype=torch.uint8)
     image_processor = VisionTransformerImageProcessor(size={"height": 16, "width": 16})

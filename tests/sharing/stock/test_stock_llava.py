@@ -286,6 +286,16 @@ def test_plain_llava_leaves_without_a_note_or_a_place() -> None:
     assert "somebody" not in stock.config.to_json_string()
 
 
+def test_difference_is_a_share_of_the_largest_logit() -> None:
+    model = llava(CLIP_VISION, LLAMA)
+    stock = to_stock(model)[0]
+    with torch.no_grad():
+        model.language_model.get_output_embeddings().weight *= 1000
+        stock.lm_head.weight.copy_(model.language_model.get_output_embeddings().weight * (1 + 2e-5))
+    # That factor is all that is between the two, whatever the logits' size.
+    assert largest_difference(model, stock) == pytest.approx(2e-5, rel=0.2)
+
+
 def test_difference_is_infinite_when_answers_differ() -> None:
     model = llava(CLIP_VISION, LLAMA)
     for settings in (model.generation_config, (stock := to_stock(model)[0]).generation_config):
@@ -518,6 +528,7 @@ print(json.dumps([type(model).__name__, type(processor).__name__, ids.tolist()])
 """
 
 
+@pytest.mark.slow  # another process imports transformers
 def test_exported_folder_answers_where_this_package_is_not(tmp_path: Path) -> None:
     folder, shown = tmp_path / "stock", tmp_path / "picture.png"
     picture(20, 9).save(shown)
