@@ -12,6 +12,7 @@
 needs hf-vlm, transformers and PyTorch.
 """
 
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -77,8 +78,7 @@ class OnnxFolder:
         if self._processor is None:
             from transformers import AutoImageProcessor, AutoProcessor
 
-            import hf_vlm  # noqa: F401  the Auto classes then know its processors
-
+            importlib.import_module("hf_vlm")  # the Auto classes then know its processors
             is_joined = (self.folder / "processor_config.json").is_file()
             self._processor = (AutoProcessor if is_joined else AutoImageProcessor).from_pretrained(self.folder)
         return self._processor
