@@ -86,6 +86,7 @@ def stop(folder):
     time.sleep(20)
 
 code_folder.check_code = stop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 sys.exit(main(["export-code", "classifier", "--out", "new"]))
 """
 
