@@ -16,9 +16,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    (tmp_path / "work" / "runs" / "base").mkdir(parents=True)
+    (tmp_path / "project" / "runs" / "base").mkdir(parents=True)
     (tmp_path / "beside").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "project")
     return tmp_path
 
 
@@ -31,13 +31,13 @@ def folder(tmp_path, monkeypatch) -> Path:
         ("./runs/base/", "./runs/base"),
         ("runs/../runs", "./runs"),
         ("../beside", "../beside"),
-        (".", "../work"),
+        (".", "../project"),
         ("..", "../../{tmp}"),
         ("./not/there", "./not/there"),
         ("../not-there", "../not-there"),
-        ("{folder}/work/runs/base", "./runs/base"),
+        ("{folder}/project/runs/base", "./runs/base"),
         ("{folder}/beside", "../beside"),
-        ("{folder}/work/not/there", "./not/there"),
+        ("{folder}/project/not/there", "./not/there"),
     ],
 )
 def test_published_name_of_a_folder_is_a_way_that_is_no_hub_name(folder, place, expected):
@@ -81,7 +81,7 @@ def test_loaded_model_remembers_its_folder_and_saves_nothing_of_it(folder):
     model = model_class.from_pretrained("runs/base")
     assert model.name_or_path == model.config.name_or_path == "./runs/base"
     os.chdir(folder)
-    assert origin_of(model).place == str(folder / "work" / "runs" / "base")
+    assert origin_of(model).place == str(folder / "project" / "runs" / "base")
     model.save_pretrained("saved")
     for path in Path("saved").iterdir():
         assert str(folder).encode() not in path.read_bytes(), path.name
@@ -105,7 +105,7 @@ def test_adapter_is_added_after_the_working_directory_changed(folder):
     model = type(tiny_captioner()).from_pretrained("runs/base")
     os.chdir(folder)
     adapted = add_lora(model, LoraSection(rank=2))
-    assert model.name_or_path == "./work/runs/base"
+    assert model.name_or_path == "./project/runs/base"
     save_adapter(adapted, "adapter")
     assert "base_model" not in Path("adapter/README.md").read_text()
     AutoModelForImageTextToText.from_pretrained("adapter")

@@ -54,9 +54,10 @@ from hf_vlm.data.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.llava import chat_template
 from hf_vlm.parts.hub_config import VERSION_KEY
-from hf_vlm.sharing import code_folder
+from hf_vlm.sharing import code_folder, flat_code
 from hf_vlm.sharing.cards.model_card import write_card
-from hf_vlm.sharing.code_folder import card_asks_for_package, check_code, export_code, flatten, programs_of
+from hf_vlm.sharing.code_folder import card_asks_for_package, export_code, programs_of
+from hf_vlm.sharing.flat_code import check_code, flatten
 from hf_vlm.sharing.new_folder import new_folder
 from tests.hub_server import HubServer
 from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
@@ -598,7 +599,7 @@ def package(tmp_path, monkeypatch) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(code_folder, "PACKAGE", root)
+    monkeypatch.setattr(flat_code, "PACKAGE", root)
     return root
 
 
