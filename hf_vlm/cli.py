@@ -160,7 +160,7 @@ def _as_columns(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from hf_vlm.data.conversations import holds_conversations
+    from hf_vlm.data.conversations.conversations import holds_conversations
 
     holds = {path: holds_conversations(path) for path in options.data}
     if options.image_folder is not None or options.max_length is not None:
@@ -183,7 +183,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _line_audit(options: argparse.Namespace) -> Callable[[str], Any]:
     """What audits lines as the options say."""
-    from hf_vlm.data.audit import audit_lines
+    from hf_vlm.data.lines.audit import audit_lines
     from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
     from hf_vlm.parts.pictures import to_grayscale
     from hf_vlm.parts.shipped_models import default_ocr_model
@@ -200,7 +200,7 @@ def _line_audit(options: argparse.Namespace) -> Callable[[str], Any]:
 
 def _conversation_audit(options: argparse.Namespace) -> Callable[[str], Any]:
     """What audits conversations as the options say."""
-    from hf_vlm.data.conversation_audit import audit_conversations
+    from hf_vlm.data.conversations.conversation_audit import audit_conversations
 
     if options.max_length is not None and options.model is None:
         raise ValueError("`--max-length` wants `--model FOLDER` to count tokens with, got none. Add it.")
@@ -221,10 +221,10 @@ def _conversation_audit(options: argparse.Namespace) -> Callable[[str], Any]:
 def _make_data(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from hf_vlm.data.instruction_checks import InstructionLimits
-    from hf_vlm.data.teacher_prompts import TeacherPrompts
-    from hf_vlm.data.teachers import KINDS
-    from hf_vlm.data.visual_instructions import make_instructions
+    from hf_vlm.data.instructions.instruction_checks import InstructionLimits
+    from hf_vlm.data.instructions.teacher_prompts import TeacherPrompts
+    from hf_vlm.data.instructions.teachers import KINDS
+    from hf_vlm.data.instructions.visual_instructions import make_instructions
 
     if len(options.contexts) > 1:
         raise ValueError(f"`make-data` wants one file or folder, got {len(options.contexts)}. Give them one by one.")
@@ -286,14 +286,14 @@ def _teacher(options: argparse.Namespace) -> Any:
     settings = {key: getattr(options, option) for option, key in taken[who].items()}
     settings = {key: value for key, value in settings.items() if value is not None}
     if who == "rules":
-        from hf_vlm.data.rule_teacher import RuleTeacher
+        from hf_vlm.data.instructions.rule_teacher import RuleTeacher
 
         return RuleTeacher(_lines_of(settings["vocabulary"]) if settings else None)
     if who == "endpoint":
-        from hf_vlm.data.endpoint_teacher import EndpointTeacher
+        from hf_vlm.data.instructions.endpoint_teacher import EndpointTeacher
 
         return EndpointTeacher(name, **settings)
-    from hf_vlm.data.local_teacher import LocalTeacher
+    from hf_vlm.data.instructions.local_teacher import LocalTeacher
 
     try:
         return LocalTeacher(name, **settings)
@@ -313,7 +313,7 @@ def _lines_of(file: str) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from hf_vlm.data.convert import convert
+    from hf_vlm.data.tasks.convert import convert
 
     if len(options.data) > 1:
         raise ValueError(f"`convert` wants one file or folder, got {len(options.data)}. Give them one by one.")
@@ -334,8 +334,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _extend_alphabet(options: argparse.Namespace) -> int:
-    from hf_vlm.data.character_tokenizer import read_texts
-    from hf_vlm.data.image_text import find_splits, read_lines
+    from hf_vlm.data.lines.character_tokenizer import read_texts
+    from hf_vlm.data.lines.image_text import find_splits, read_lines
     from hf_vlm.models.trocr.alphabet import extend_folder
     from hf_vlm.parts.shipped_models import default_ocr_model
 
@@ -537,7 +537,7 @@ def _as_training_data(paths: Sequence[str]) -> str:
 def _read(options: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
-    from hf_vlm.data.page_files import LinesToCorrect
+    from hf_vlm.data.lines.page_files import LinesToCorrect
     from hf_vlm.pipelines.page_reading import ReadPage, read_page_files
     from hf_vlm.pipelines.picture_files import ReadFile, read_files
 

@@ -107,7 +107,9 @@ def command_line() -> argparse.ArgumentParser:
         help="of a task: columns called otherwise, as the recipe's",
     )
     evaluate.add_argument("--image-folder", metavar="FOLDER", help="of a task: where pictures with names lie")
-    evaluate.add_argument("--prompt", help="preset of hf_vlm.data.format_prompts, or a text, as the recipe's `prompt`")
+    evaluate.add_argument(
+        "--prompt", help="preset of hf_vlm.data.tasks.format_prompts, or a text, as the recipe's `prompt`"
+    )
     evaluate.add_argument(
         "--pictures",
         choices=("own", "none", "other"),
@@ -232,7 +234,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     convert.add_argument("--split", help="default: all there are")
     convert.add_argument(
-        "--prompt", help="preset of hf_vlm.data.format_prompts, or a text, put behind the questions, or taken off them"
+        "--prompt",
+        help="preset of hf_vlm.data.tasks.format_prompts, or a text, put behind the questions, or taken off them",
     )
     convert.add_argument(
         "--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="columns called otherwise, as a recipe's"

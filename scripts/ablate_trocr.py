@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, AutoModel, set_seed
 
 from hf_vlm import TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalGeneration, TrOCREncoderDecoderProcessor
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.training.evaluation import evaluate_lines
 from hf_vlm.training.recipe import TrOCRRecipe
 from hf_vlm.training.trocr import train

@@ -1,4 +1,4 @@
-"""Collect sentences to draw text lines from: one a line, UTF-8, each once, for `hf_vlm.data.ocr_lines.LineRenderer`.
+"""Collect sentences to draw text lines from: one a line, UTF-8, each once, for `hf_vlm.data.lines.ocr_lines.LineRenderer`.
 
     python scripts/build_corpus.py OUT.txt FOLDER_OR_FILE... [--transcripts TRAIN.parquet[:COLUMN=VALUE,...] ...]
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from hf_vlm.data.character_tokenizer import LATIN_ALPHABET
-from hf_vlm.data.image_text import is_chosen
+from hf_vlm.data.lines.character_tokenizer import LATIN_ALPHABET
+from hf_vlm.data.lines.image_text import is_chosen
 
 _MAN_PAGE = re.compile(r"\.[1-9][a-z]*\.gz$")
 # troff writes é as \\('e: the accent, as a combining character here, before its letter.

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.parts.weight_report import WeightReport, hash_weights
 from hf_vlm.training.line_trainer import ReferenceLines
 from hf_vlm.training.metrics import character_error_rate

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from datasets import load_from_disk
 
-from hf_vlm.data.conversations import Conversations, read_conversations
+from hf_vlm.data.conversations.conversations import Conversations, read_conversations
 from hf_vlm.training.conversation_evaluation import load_visual_chat
 from hf_vlm.training.metrics import chrf, exact_match
 from hf_vlm.training.task_evaluation import evaluate_rows

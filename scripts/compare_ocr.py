@@ -27,7 +27,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.pipelines.picture_files import LineReader, Precision
 from hf_vlm.training.metrics import character_error_rate, word_error_rate
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from compare_llava import Known
 
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.training.conversation_evaluation import load_visual_chat
 from hf_vlm.training.task_evaluation import spread_rows
 from hf_vlm.training.task_metrics import TASK_METRICS, score_task

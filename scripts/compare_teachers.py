@@ -21,12 +21,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_vlm.data.endpoint_teacher import EndpointTeacher
-from hf_vlm.data.instruction_store import InstructionStore
-from hf_vlm.data.local_teacher import LocalTeacher
-from hf_vlm.data.rule_teacher import RuleTeacher
-from hf_vlm.data.teachers import KINDS, Teacher
-from hf_vlm.data.visual_instructions import InstructionReport, make_instructions
+from hf_vlm.data.instructions.endpoint_teacher import EndpointTeacher
+from hf_vlm.data.instructions.instruction_store import InstructionStore
+from hf_vlm.data.instructions.local_teacher import LocalTeacher
+from hf_vlm.data.instructions.rule_teacher import RuleTeacher
+from hf_vlm.data.instructions.teachers import KINDS, Teacher
+from hf_vlm.data.instructions.visual_instructions import InstructionReport, make_instructions
 
 START_S = 180  # that a server may take to load a model
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install the Debian packages of Latin faces that `hf_vlm.data.ocr_lines` draws with: text, display, typewriter, receipt and
+# Install the Debian packages of Latin faces that `hf_vlm.data.lines.ocr_lines` draws with: text, display, typewriter, receipt and
 # handwriting faces, all free. Needs root and apt-get; a package that this release lacks is skipped with a note.
-# What a face can write is checked when it is used (`hf_vlm.data.font_faces`), so a package too many does no harm.
+# What a face can write is checked when it is used (`hf_vlm.data.lines.font_faces`), so a package too many does no harm.
 #
 #   sh scripts/install_fonts.sh           install
 #   sh scripts/install_fonts.sh --hands   the same, and joined handwriting out of texlive-fonts-extra (500 MB to download,

@@ -5,10 +5,9 @@
     hf-vlm make-data OUT/train/contexts.jsonl --teacher rules --vocabulary OUT/categories.txt --image-folder OUT/train --out TRAIN
 
 DATA holds google.parquet and twitter.parquet with name_en and image. OUT/train and OUT/validation become folders of PNGs,
-each with a contexts.jsonl (`hf_vlm/data/contexts.py`), of which the second command makes instruction data whose answers are
-true of the pixels. A scene has one to six things of one to three
-categories that don't touch. Scene i is a pure function of (seed, split, i). Licences of the drawings: Noto Emoji (google)
-Apache-2.0, Twemoji (twitter) CC BY 4.0.
+each with a contexts.jsonl (`hf_vlm/data/instructions/contexts.py`), of which the second command makes instruction data whose
+answers are true of the pixels. A scene has one to six things of one to three categories that don't touch. Scene i is a pure
+function of (seed, split, i). Licences of the drawings: Noto Emoji (google) Apache-2.0, Twemoji (twitter) CC BY 4.0.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 DATA holds the folder `emoji` (parquet files google, twitter, openmoji). Meanings held out, vendor kept out and splits
 are those of `make_picture_conversations.py` with the same seed. Every set below OUT is a folder for `datasets.load_from_disk`,
-with `messages`, `images`, `id`, `kind`, `group` as `hf_vlm.data.conversations` reads them:
+with `messages`, `images`, `id`, `kind`, `group` as `hf_vlm.data.conversations.conversations` reads them:
 
     emoji-nlvr                a statement about two drawings, `true` or `false`
     emoji-nlvr-talk           only train: conversations of several statements about two drawings, and in every other one
@@ -38,7 +38,7 @@ from make_picture_conversations import (
     usable_keywords,
 )
 
-from hf_vlm.data.format_prompts import with_format_prompt
+from hf_vlm.data.tasks.format_prompts import with_format_prompt
 
 FEATURES = Features(
     {

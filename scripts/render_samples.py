@@ -4,7 +4,7 @@
     python scripts/render_samples.py samples.png --augment da2 mild              each line again, so augmented
     python scripts/render_samples.py samples.png --real ocr_receipts[:train]     each beside a real line of a data set
 
-From Python: `sample_sheet(renderer[i] for i in range(60))` of `hf_vlm.data.sample_sheet`.
+From Python: `sample_sheet(renderer[i] for i in range(60))` of `hf_vlm.data.lines.sample_sheet`.
 """
 
 import argparse
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_vlm.data.augmentation import AUGMENTATIONS
-from hf_vlm.data.font_faces import FONT_FOLDERS
-from hf_vlm.data.image_text import read_lines
-from hf_vlm.data.line_texts import SHIPPED_SENTENCES
-from hf_vlm.data.ocr_lines import KIND_WEIGHTS, LineRenderer
-from hf_vlm.data.sample_sheet import sample_sheet
+from hf_vlm.data.lines.augmentation import AUGMENTATIONS
+from hf_vlm.data.lines.font_faces import FONT_FOLDERS
+from hf_vlm.data.lines.image_text import read_lines
+from hf_vlm.data.lines.line_texts import SHIPPED_SENTENCES
+from hf_vlm.data.lines.ocr_lines import KIND_WEIGHTS, LineRenderer
+from hf_vlm.data.lines.sample_sheet import sample_sheet
 
 
 def main() -> None:

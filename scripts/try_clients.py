@@ -569,7 +569,7 @@ def try_lmms_eval(is_simple: bool) -> str:
     from lmms_eval.models import MODEL_REGISTRY_V2
     from lmms_eval.tasks import TaskManager
 
-    from hf_vlm.data.task_rows import read_task
+    from hf_vlm.data.tasks.task_rows import read_task
     from hf_vlm.sharing.lmms_eval import manifest
     from hf_vlm.training.task_evaluation import evaluate_rows
 

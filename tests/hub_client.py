@@ -39,7 +39,7 @@ from transformers import (
 
 import hf_vlm
 from hf_vlm import cli
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.parts.base_weights import BASE_FILE
 from hf_vlm.parts.checkpoint_files import find_file, read_config, read_weights

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from hf_vlm.cli import main
-from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.training.trocr import build_trainer
 from tests.models.trocr.tiny_models import randomise
 from tests.tiny_lines import TEXTS, recipe_of, tiny_recipe, write_splits

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hf_vlm.cli import main
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 
 
 @pytest.fixture

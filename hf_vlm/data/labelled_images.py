@@ -25,7 +25,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 
-from hf_vlm.data.image_text import load_saved
+from hf_vlm.data.lines.image_text import load_saved
 from hf_vlm.data.pictures import open_picture
 
 _METADATA = ("metadata.csv", "metadata.jsonl")

@@ -9,7 +9,7 @@ import warnings
 
 from PIL import Image
 
-from hf_vlm.data.conversation_files import ConversationError, cut
+from hf_vlm.data.conversations.conversation_files import ConversationError, cut
 
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 

@@ -33,7 +33,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.llava.assembly import check_processor
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_vlm.data.page_files import LinesToCorrect, LineText, PageFormat, PageText, Polygon, page_file, write_page
+from hf_vlm.data.lines.page_files import LinesToCorrect, LineText, PageFormat, PageText, Polygon, page_file, write_page
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.recognition import RecognizedText
 from hf_vlm.parts.pictures import to_rgb

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from PIL import Image
 
-from hf_vlm.data.page_files import LinesToCorrect
-from hf_vlm.data.page_lines import natural_order
+from hf_vlm.data.lines.page_files import LinesToCorrect
+from hf_vlm.data.lines.page_lines import natural_order
 from hf_vlm.data.pictures import open_picture
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor

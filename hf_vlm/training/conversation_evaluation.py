@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from hf_vlm.data.conversations import Conversations, text_of
+from hf_vlm.data.conversations.conversations import Conversations, text_of
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter, processor_folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_vlm.data.image_text import TextLines, read_lines
+from hf_vlm.data.lines.image_text import TextLines, read_lines
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.adapter_loading import processor_folder
@@ -64,7 +64,7 @@ def evaluate_folders(
 
     Args:
         model: folder or Hub name of a model or an adapter.
-        folders: folders or files that `hf_vlm.data.image_text.read_lines` reads.
+        folders: folders or files that `hf_vlm.data.lines.image_text.read_lines` reads.
         split: which split of them; None if they have one only.
         ignore_case: whether case is folded before scoring.
         batch_size: pictures at a time.

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from hf_vlm.data.conversations import Conversations
+from hf_vlm.data.conversations.conversations import Conversations
 from hf_vlm.parts.weight_report import hash_weights
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingI
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.adapter_training import with_adapters
+from hf_vlm.training.arguments import training_arguments
 from hf_vlm.training.image_models import (
     check_unit_range,
     measure_processor,
@@ -26,7 +27,7 @@ from hf_vlm.training.image_models import (
 )
 from hf_vlm.training.recipe import build_config, named_section, refuse_unknown
 from hf_vlm.training.recipe_files import listed
-from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.runs import run
 from hf_vlm.training.schedules import AnnealingCallback, Schedule, check_schedules
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 from hf_vlm.training.tokenizer_trainer import TokenizerTrainer

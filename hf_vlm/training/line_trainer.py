@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Seq2SeqTrainer
 
-from hf_vlm.data.image_text import TextLines
+from hf_vlm.data.lines.image_text import TextLines
 from hf_vlm.parts.base_weights import base_of
 from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.gradient_checks import GradientCheck

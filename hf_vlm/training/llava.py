@@ -21,21 +21,22 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.collators import ConversationCollator
-from hf_vlm.data.conversation_order import ConversationSchedule
-from hf_vlm.data.conversations import Conversations
-from hf_vlm.data.encoded_conversations import EncodedConversations, JoinedConversations
+from hf_vlm.data.conversations.conversation_order import ConversationSchedule
+from hf_vlm.data.conversations.conversations import Conversations
+from hf_vlm.data.conversations.encoded_conversations import EncodedConversations, JoinedConversations
 from hf_vlm.models.llava.assembly import check_processor, load_parts
 from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.parts.language_model import packing_way
+from hf_vlm.training.arguments import training_arguments
 from hf_vlm.training.conversation_trainer import PARTS, ConversationTrainer
 from hf_vlm.training.feature_cache import cached_features
 from hf_vlm.training.llava_recipe import LlavaRecipe, MixtureSource
 from hf_vlm.training.lora import add_lora, loading_arguments
 from hf_vlm.training.projector_files import load_projector
 from hf_vlm.training.recipe import named_section, refuse_unknown
-from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.runs import run
 from hf_vlm.training.task_sources import TaskSource, read_source
 
 logger = logging.getLogger(__name__)

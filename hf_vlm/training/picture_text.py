@@ -17,8 +17,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import set_seed
 
 from hf_vlm.data.collators import LineCollator
-from hf_vlm.data.conversation_order import weighted_rows
-from hf_vlm.data.conversations import Conversations, text_of
+from hf_vlm.data.conversations.conversation_order import weighted_rows
+from hf_vlm.data.conversations.conversations import Conversations, text_of
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.cnn_lstm import assembly as cnn_lstm_assembly
 from hf_vlm.models.cnn_lstm.configuration_cnn_lstm import CnnLstmConfig
@@ -30,11 +30,12 @@ from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditional
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.training.adapter_training import AdapterTrainer, with_adapters
+from hf_vlm.training.arguments import training_arguments
 from hf_vlm.training.feature_cache import cached_features
 from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import named_section, refuse_unknown
-from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.runs import run
 from hf_vlm.training.task_evaluation import check_start_token, evaluate_rows
 from hf_vlm.training.task_metrics import TASK_METRICS, score_task
 from hf_vlm.training.task_sources import read_source

@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hf_vlm.data.augmentation import augmentation_name
+from hf_vlm.data.lines.augmentation import augmentation_name
 from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe_files import listed, read_sections
 
@@ -93,7 +93,7 @@ class LineSource:
     """Real lines to learn from.
 
     Attributes:
-        path: folder or file that `hf_vlm.data.image_text.read_lines` reads, relative to `data.folder`.
+        path: folder or file that `hf_vlm.data.lines.image_text.read_lines` reads, relative to `data.folder`.
         split: which split of it; None if it has one only.
         where: columns and the value, or list of values, that a row must hold there to be kept; `*` matches anything, and
             what follows `!` is left out.

@@ -18,10 +18,10 @@ from torch.utils.data import ConcatDataset, Subset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_vlm.data.conversation_order import ConversationSchedule
-from hf_vlm.data.encoded_conversations import JoinedConversations
+from hf_vlm.data.conversations.conversation_order import ConversationSchedule
+from hf_vlm.data.conversations.encoded_conversations import JoinedConversations
 from hf_vlm.data.labelled_images import TrainingImages
-from hf_vlm.data.line_mixture import LineMixture
+from hf_vlm.data.lines.line_mixture import LineMixture
 from hf_vlm.parts.package_version import __version__
 from hf_vlm.training.recipe import Recipe
 

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from hf_vlm.data.conversations import Conversations
-from hf_vlm.data.format_prompts import format_prompt
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.conversations.conversations import Conversations
+from hf_vlm.data.tasks.format_prompts import format_prompt
+from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGeneration
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration

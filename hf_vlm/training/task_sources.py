@@ -5,21 +5,21 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hf_vlm.data.conversations import Conversations
-from hf_vlm.data.format_prompts import format_prompt
-from hf_vlm.data.task_rows import TASKS, read_task
+from hf_vlm.data.conversations.conversations import Conversations
+from hf_vlm.data.tasks.format_prompts import format_prompt
+from hf_vlm.data.tasks.task_rows import TASKS, read_task
 from hf_vlm.training.recipe_files import listed
 
 
 @dataclasses.dataclass(kw_only=True)
 class TaskSource:
-    """A set that `hf_vlm.data.task_rows.read_task` reads.
+    """A set that `hf_vlm.data.tasks.task_rows.read_task` reads.
 
     Attributes:
         path: folder or file, relative to `data.folder`.
         split: which split of it; None if it has one only.
         task: what it holds; None means the recipe's `task`.
-        prompt: preset of `hf_vlm.data.format_prompts`, or a text, that tells in which form to answer.
+        prompt: preset of `hf_vlm.data.tasks.format_prompts`, or a text, that tells in which form to answer.
         columns: `question`, `answer`, `image`, `id`, `kind` or `group` -> the column that has it, where it is called otherwise.
         image_folder: where pictures with names lie, relative to `data.folder`; None means beside the file.
         max_rows: how many rows are taken, spread evenly over the set; None means all.

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, set_seed
 
-from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.data.collators import LineCollator
-from hf_vlm.data.image_text import TextLines, read_lines
-from hf_vlm.data.line_mixture import LineMixture
-from hf_vlm.data.ocr_lines import LineRenderer
+from hf_vlm.data.lines.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
+from hf_vlm.data.lines.image_text import TextLines, read_lines
+from hf_vlm.data.lines.line_mixture import LineMixture
+from hf_vlm.data.lines.ocr_lines import LineRenderer
 from hf_vlm.models.trocr.assembly import load_parts
 from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
@@ -30,10 +30,11 @@ from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.adapter_training import with_adapters
+from hf_vlm.training.arguments import training_arguments
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
 from hf_vlm.training.metrics import require_jiwer
 from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
-from hf_vlm.training.runs import run, training_arguments
+from hf_vlm.training.runs import run
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
-from hf_vlm.data.contexts import Context
-from hf_vlm.data.endpoint_teacher import EndpointTeacher
-from hf_vlm.data.teachers import TeacherRequest
+from hf_vlm.data.instructions.contexts import Context
+from hf_vlm.data.instructions.endpoint_teacher import EndpointTeacher
+from hf_vlm.data.instructions.teachers import TeacherRequest
 
 PROMPT = "Write a conversation about the picture. " * 40  # about 1,600 characters, as a real one
 ANSWER = "Question:\nWhat is on the table?\n===\nAnswer:\nA cup and a plate.\n===\n" * 5

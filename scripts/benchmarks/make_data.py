@@ -14,9 +14,9 @@ import resource
 import time
 from pathlib import Path
 
-from hf_vlm.data.rule_teacher import RuleTeacher
-from hf_vlm.data.teachers import KINDS
-from hf_vlm.data.visual_instructions import InstructionReport, make_instructions
+from hf_vlm.data.instructions.rule_teacher import RuleTeacher
+from hf_vlm.data.instructions.teachers import KINDS
+from hf_vlm.data.instructions.visual_instructions import InstructionReport, make_instructions
 
 CATEGORIES = ("dog", "cat", "person", "car", "bicycle", "bird", "chair", "cup", "horse", "umbrella")
 PAGE_MIB = resource.getpagesize() / 2**20

@@ -30,7 +30,7 @@ from generate import in_turns, ratio
 from transformers import AutoImageProcessor
 
 import hf_vlm
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.pipelines.picture_files import LineReader

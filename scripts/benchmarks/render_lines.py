@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageFont
 from torch.utils.data import DataLoader, Subset
 
-from hf_vlm.data.line_texts import SHIPPED_SENTENCES
-from hf_vlm.data.ocr_lines import LineRenderer
+from hf_vlm.data.lines.line_texts import SHIPPED_SENTENCES
+from hf_vlm.data.lines.ocr_lines import LineRenderer
 
 
 def trdg_lines(texts: list[str], count: int) -> float:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hf_vlm.data import picture_checks
-from hf_vlm.data.conversation_files import ConversationError
+from hf_vlm.data.conversations.conversation_files import ConversationError
 from hf_vlm.data.picture_checks import check_picture, open_head
 
 KINDS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]

@@ -8,7 +8,7 @@ from transformers_tests.test_modeling_common import floats_tensor, ids_tensor
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from hf_vlm import CnnLstmConfig, CnnLstmForConditionalGeneration, CnnLstmProcessor
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from tests.hub_mixins.external_model import ExternalModelMixin
 
 RESNET = {"embedding_size": 8, "hidden_sizes": (8, 8, 16), "depths": (1, 1, 1), "layer_type": "basic"}

@@ -5,7 +5,7 @@ import unittest
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from hf_vlm import TrOCREncoderDecoderProcessor, VisionTransformerImageProcessor
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 
 
 class TrOCREncoderDecoderProcessorTest(ProcessorTesterMixin, unittest.TestCase):

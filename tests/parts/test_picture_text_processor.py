@@ -6,7 +6,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import ViTImageProcessor
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.picture_text_processor import check_vocabulary

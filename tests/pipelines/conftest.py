@@ -22,7 +22,7 @@ from hf_vlm import (
     TrOCREncoderDecoderProcessor,
     VisionTransformerImageProcessor,
 )
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 
 LINES = ["a short line", "no", "a line that is much longer", "1914-1918", "deux étés", "it is late now"]
 

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.pipelines.chat import ChatPicture, ChatSession, _Generation, converse, open_chat_picture
 from tests.tiny_chat import NUM_POSITIONS, chat_folder, colour_files, coloured, user  # noqa: F401 (fixtures)
 

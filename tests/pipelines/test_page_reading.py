@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_vlm.data.page_files import LinesToCorrect, page_file
-from hf_vlm.data.page_lines import read_pages
+from hf_vlm.data.lines.page_files import LinesToCorrect, page_file
+from hf_vlm.data.lines.page_lines import read_pages
 from hf_vlm.pipelines import page_reading
 from hf_vlm.pipelines.page_reading import PageReader, TextDetector, cut_line, in_reading_order, read_page_files
 from hf_vlm.pipelines.picture_files import LineReader

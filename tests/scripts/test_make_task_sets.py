@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hf_vlm.data.conversations import text_of
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.conversations.conversations import text_of
+from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.training.task_metrics import score_task
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

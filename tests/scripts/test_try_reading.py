@@ -13,7 +13,7 @@ from hf_vlm import (
     TrOCREncoderDecoderProcessor,
     VisionTransformerImageProcessor,
 )
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from tests.models.trocr.tiny_models import CANVAS, VOCAB_SIZE, tiny_reader
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "try_reading.py"

@@ -50,7 +50,7 @@ from hf_vlm import (
     VisionTransformerModel,
     VQVAEImageProcessor,
 )
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.llava import chat_template
 from hf_vlm.parts.hub_config import VERSION_KEY

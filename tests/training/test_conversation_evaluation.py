@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from hf_vlm.cli import main
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.training.conversation_evaluation import answer_conversations, is_visual_chat, load_visual_chat
 from hf_vlm.training.lora import LoraSection, add_lora, save_adapter
 from hf_vlm.training.metrics import chrf

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.training.evaluation import evaluate_folders, evaluate_lines
 from hf_vlm.training.trocr import build_trainer, train
 from tests.tiny_lines import recipe_of

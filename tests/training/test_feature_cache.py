@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_vlm import LlavaVisionLanguageProcessor
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.training import feature_cache
 from hf_vlm.training.feature_cache import cached_features
 from tests.models.llava.tiny_llava import NUM_TOKENS, tiny_image_processor, tiny_llava, tiny_tokenizer

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
 
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration
-from hf_vlm.data.rule_teacher import RuleTeacher
-from hf_vlm.data.visual_instructions import make_instructions
+from hf_vlm.data.instructions.rule_teacher import RuleTeacher
+from hf_vlm.data.instructions.visual_instructions import make_instructions
 from hf_vlm.training.dry_run import dry_run
 from hf_vlm.training.llava import build_trainer, train
 from tests.training.tiny_conversations import recipe_of, tiny_llava_recipe, write_conversations, write_parts

@@ -1,31 +1,24 @@
 """A LLaVA trained by two processes on CPUs ends with the weights of one process with the double batch: DDP and FSDP2."""
 
 import json
-import os
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from accelerate import PartialState
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from accelerate.utils.constants import FSDP_AUTO_WRAP_POLICY, FSDP_STATE_DICT_TYPE
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from safetensors.torch import load_file
 from torch import distributed
-from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    TrainerCallback,
     TrainingArguments,
 )
 from transformers.integrations import deepspeed
@@ -35,22 +28,13 @@ from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.llava import build_trainer
 from hf_vlm.training.runs import run
 from hf_vlm.training.tasks import load_recipe
+from tests.training.processes import FSDP2, Notes, Stop, assert_close, notes_of, on_two_processes, shard_on_cpus, write
 from tests.training.tiny_conversations import recipe_of, tiny_llava_recipe, write_conversations, write_parts
-from tests.two_processes import on_two_ranks
 
 SECOND = {"train": ["projector", "language"], "learning_rates": {"projector": 5e-3}}
 CHAT = [{"path": "chat", "split": "train"}]
 PADDED, PACKED = {"max_tokens": None}, {"max_tokens": 256}
 DISTRIBUTED = Path(__file__).parents[2] / "scripts" / "distributed"
-FSDP2 = {
-    "fsdp": True,
-    "fsdp_config": {
-        "version": 2,
-        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "reshard_after_forward": True,
-        "state_dict_type": "FULL_STATE_DICT",
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -69,59 +53,6 @@ def sections(folders, tmp_path) -> Callable[..., dict]:
         return tiny_llava_recipe(*folders, tmp_path / name, data=data, parts=SECOND, training=settings)
 
     return build
-
-
-def on_two_processes(task: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Runs `task(rank, folder, *arguments)` on two ranks of gloo."""
-    on_two_ranks(_on_a_rank, task, str(folder), *arguments)
-
-
-def _on_a_rank(rank: int, task: Callable[..., None], folder: str, *arguments: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    for state in (PartialState, AcceleratorState, GradientState):  # what earlier tests of this process left
-        state._shared_state.clear()
-    patience = timedelta(
-        minutes=2
-    )  # a rank that waits for the other in vain fails, which gloo would do after half an hour
-    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=patience)
-    task(rank, Path(folder), *arguments)
-    distributed.destroy_process_group()
-
-
-class Notes(TrainerCallback):
-    """Where training begins, and which parameters are split over the processes in it."""
-
-    def __init__(self) -> None:
-        self.split: set[str] = set()
-        self.whole: set[str] = set()
-        self.first_step = 0
-
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.first_step = state.global_step
-        for name, parameter in model.named_parameters():
-            (self.split if isinstance(parameter, DTensor) else self.whole).add(name)
-
-
-class Stop(TrainerCallback):
-    """Stops after two steps, as a kill would."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == 2
-
-
-def shard_on_cpus() -> None:
-    """Makes accelerate do on CPUs what it does on GPUs; by itself it takes DDP there, without a word."""
-    original = AcceleratorState.__init__
-
-    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")  # of an earlier state, which this one is a copy of
-        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.FSDP
-            self.fsdp_plugin = plugin
-
-    AcceleratorState.__init__ = init
 
 
 def train_to_the_end(rank: int, folder: Path, recipe_file: Path, shards: bool, *outputs: Path) -> None:
@@ -143,12 +74,6 @@ def train_to_the_end(rank: int, folder: Path, recipe_file: Path, shards: bool, *
         torch.save(vars(notes), folder / f"{output.name}-{rank}.pt")
 
 
-def write(tmp_path: Path, sections: dict) -> Path:
-    file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(sections), encoding="utf-8")
-    return file
-
-
 def one_process(tmp_path: Path, sections: dict) -> Any:
     """The trainer of one process with the double batch."""
     size = sections["training"]["per_device_train_batch_size"]
@@ -164,19 +89,6 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     model, told = LlavaVisionLanguageForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
     return model.state_dict()
-
-
-def notes_of(folder: Path) -> list[dict[str, Any]]:
-    """What both processes noted of the whole run, then of the one that was stopped."""
-    return [torch.load(folder / f"{name}-{rank}.pt") for name in ("two", "again") for rank in range(2)]
-
-
-def assert_close(weights: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert weights.keys() == wanted.keys()
-    for name, tensor in weights.items():
-        torch.testing.assert_close(
-            tensor, wanted[name], rtol=0, atol=1e-5, msg=lambda told, name=name: f"{name}: {told}"
-        )
 
 
 def pictures_of_ranks(trainer: Any) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hf_vlm.cli import main
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.training.picture_text import build_trainer, check_rows, train
 from hf_vlm.training.task_evaluation import evaluate_rows
 from hf_vlm.training.task_metrics import score_task

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, BitImageProcessor, Dinov2Config,
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.cli import main
-from hf_vlm.data.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import LATIN_ALPHABET, build_character_tokenizer
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.training.image_classification import build_trainer as build_picture_trainer
 from hf_vlm.training.image_tokenization import build_trainer as build_tokenizer_trainer

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.utils.data import ConcatDataset, Subset
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from hf_vlm.data.line_mixture import LineMixture
+from hf_vlm.data.lines.line_mixture import LineMixture
 from hf_vlm.sharing.cards.model_card import write_card
 from hf_vlm.training.run_environment import SessionClock, rows_of_sets
 from hf_vlm.training.runs import run

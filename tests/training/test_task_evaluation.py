@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_vlm.cli import main
-from hf_vlm.data.task_rows import read_task
+from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.parts.weight_report import hash_weights
 from hf_vlm.training.conversation_evaluation import load_visual_chat
 from hf_vlm.training.task_evaluation import (

@@ -24,9 +24,9 @@ from transformers import (
     ViTModel,
 )
 
-from hf_vlm.data.augmentation import AUGMENTATIONS
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
-from hf_vlm.data.image_text import read_lines
+from hf_vlm.data.lines.augmentation import AUGMENTATIONS
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.models.trocr.alphabet import extend_alphabet
 from hf_vlm.parts.weight_report import WeightReport, describe_part
 from hf_vlm.training.trocr import build_model, build_renderer, build_trainer, train

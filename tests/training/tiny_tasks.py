@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel, ViTImageProcessor
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 GERMAN = {"red": "rot", "green": "grün", "blue": "blau"}

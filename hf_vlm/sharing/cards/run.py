@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from hf_vlm.data.image_text import read_lines
 from hf_vlm.data.labelled_images import read_images
+from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.parts.weight_report import card_metadata, stated_license
 from hf_vlm.training.recipe_files import read_sections
 from hf_vlm.training.reports.run_history import Chart, read_charts, set_names

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from hf_vlm.data.conversations import text_of
-from hf_vlm.data.encoded_conversations import EncodedConversations
+from hf_vlm.data.conversations.conversations import text_of
+from hf_vlm.data.conversations.encoded_conversations import EncodedConversations
 from hf_vlm.data.labelled_images import ProcessedBatch, read_images
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor

@@ -20,7 +20,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.cnn_lstm.modeling_cnn_lstm import CnnLstmForConditionalGeneration
 from hf_vlm.models.cnn_lstm.processing_cnn_lstm import CnnLstmProcessor

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModel, AutoProcessor, BertTokenizer, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.trocr.alphabet import extend_alphabet, extend_folder
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor

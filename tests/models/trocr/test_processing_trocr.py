@@ -16,7 +16,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor, show_whole_lines
 from hf_vlm.models.vit.image_processing_vit import VisionTransformerImageProcessor
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.recognition import word_confidences
 from tests.models.trocr.tiny_models import END, LINE_ENCODER, START, line_batch, tiny_config

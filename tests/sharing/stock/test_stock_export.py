@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from hf_vlm.data.character_tokenizer import build_character_tokenizer
+from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
 from hf_vlm.models.cnn_lstm.configuration_cnn_lstm import CnnLstmConfig
 from hf_vlm.models.dvae.configuration_dvae import DVAEConfig
 from hf_vlm.models.swin.configuration_swin import SwinTransformerConfig

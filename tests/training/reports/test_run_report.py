@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_vlm import VisionTransformerConfig, VisionTransformerModel
 from hf_vlm.cli import main
-from hf_vlm.data.conversations import read_conversations
+from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.data.labelled_images import read_images
 from hf_vlm.training.conversation_evaluation import answer_conversations, load_visual_chat
 from hf_vlm.training.evaluation import evaluate_folders

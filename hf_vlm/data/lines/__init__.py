@@ -1,0 +1,1 @@
+"""Text lines: read, cut out of pages, drawn, mixed, audited."""
