@@ -8,12 +8,14 @@ import ast
 import re
 import shlex
 import textwrap
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"
+CARDS = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("model_cards/*/README.md"))
 
 
 def fenced_blocks(text: str, *languages: str) -> list[tuple[int, str]]:
@@ -90,10 +92,71 @@ def test_first_screen_shows_the_two_commands():
 
 def test_readme_names_files_that_exist():
     text = README.read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text)
     code_paths = re.findall(r"(?<![\w/.-])((?:hf_vlm|tests|scripts|model_cards)/[\w./-]*[\w/])", text)
-    missing = [path for path in {*links, *code_paths} if not (CHECKOUT / path).exists()]
-    assert missing == []
+    assert [path for path in set(code_paths) if not (CHECKOUT / path).exists()] == []
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of the headings of Markdown, as GitHub makes them."""
+    titles = re.findall(
+        r"^#+ +(.+?) *$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(document: Path) -> list[str]:
+    """Links of a Markdown file to files or headings that are not there, and addresses that can't be ones."""
+    text = document.read_text(encoding="utf-8")
+    broken = []
+    for link in re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", text):
+        address = urllib.parse.urlsplit(link)
+        if address.scheme in ("http", "https", "mailto"):
+            is_fine = (
+                address.scheme == "mailto" or re.fullmatch(r"[\w-]+(\.[\w-]+)+(:\d+)?", address.netloc) is not None
+            )
+        else:
+            target = document.parent / urllib.parse.unquote(address.path) if address.path else document
+            is_fine = target.exists() and (
+                not address.fragment or address.fragment in headings(target.read_text(encoding="utf-8"))
+            )
+        broken += [] if is_fine else [link]
+    return broken
+
+
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", *CARDS])
+def test_links_lead_somewhere(document: str):
+    assert broken_links(CHECKOUT / document) == []
+
+
+def test_broken_links_are_found(tmp_path: Path):
+    document = tmp_path / "page.md"
+    document.write_text(
+        "# One title\n[a](#one-title) [b](#another) [c](missing.md) [d](https://x) [e](https://x.org/a) [f](page.md#one-title)\n"
+    )
+    assert broken_links(document) == ["#another", "missing.md", "https://x"]
+
+
+def tree_entries(text: str) -> set[str]:
+    """The paths of the annotated tree of the README, those of folders ending in `/`."""
+    [tree] = [block for _, block in fenced_blocks(text, "text") if block.startswith("hf_vlm/")]
+    entries, folder = set(), ""
+    for line in tree.splitlines():
+        name = line.split()[0] if line.strip() else ""
+        if line.startswith("  ") and not line.startswith("    ") and name:
+            entries.add(folder + name)
+        elif name and not line.startswith(" "):
+            folder = name
+            entries.add(name)
+    return entries
+
+
+def test_annotated_tree_is_the_checkouts():
+    entries = tree_entries(README.read_text(encoding="utf-8"))
+    assert {entry for entry in entries if not (CHECKOUT / entry).exists()} == set()
+    folders = {f"hf_vlm/{path.parent.name}/" for path in (CHECKOUT / "hf_vlm").glob("*/__init__.py")}
+    folders |= {f"hf_vlm/models/{path.parent.name}/" for path in (CHECKOUT / "hf_vlm/models").glob("*/__init__.py")}
+    folders |= {f"hf_vlm/data/{path.parent.name}/" for path in (CHECKOUT / "hf_vlm/data").glob("*/__init__.py")}
+    assert folders - {"hf_vlm/models/", "hf_vlm/data/"} <= entries
 
 
 MARKDOWN = """\

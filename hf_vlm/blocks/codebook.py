@@ -129,10 +129,10 @@ class Codebook(nn.Module):
             vectors = latents.detach().flatten(0, -2)  # (N, code_dim)
             if is_learning:
                 self._start(vectors)
-            code_ids = nearest_codeword(vectors, self.codewords)  # (N,)
-            codewords = F.embedding(code_ids.view(latents.shape[:-1]), self.codewords.float())
+            code_ids = nearest_codeword(vectors, self.codewords)  # (N,); van den Oord eq. 1
+            codewords = F.embedding(code_ids.view(latents.shape[:-1]), self.codewords.float())  # van den Oord eq. 2
             codebook_loss = F.mse_loss(codewords, latents.detach())  # 0 gradient where codewords are a buffer
-            commitment_loss = F.mse_loss(latents, codewords.detach())
+            commitment_loss = F.mse_loss(latents, codewords.detach())  # van den Oord eq. 3, this and the line above
             if is_learning:
                 self._learn(vectors, code_ids)
         return DiscreteLatents(
@@ -172,6 +172,7 @@ class Codebook(nn.Module):
         """Counts, running means and revived codewords after a batch."""
         is_finite = _check_finite(vectors)
         sums, counts = self._totals(vectors, code_ids)
+        # van den Oord eq. 6 to 8
         self.counts.lerp_(torch.where(is_finite, counts, self.counts), 1 - self.decay)
         if self.update_by == "ema":
             self.sums.lerp_(torch.where(is_finite, sums, self.sums), 1 - self.decay)

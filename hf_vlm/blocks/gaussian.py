@@ -41,7 +41,7 @@ class DiagonalGaussian:
         """
         if noise is None:
             noise = torch.randn(num_samples, *self.mean.shape, device=self.mean.device)
-        return self.mean + self.deviation * noise
+        return self.mean + self.deviation * noise  # Kingma eq. 4
 
     def log_prob(self, values: torch.Tensor) -> torch.Tensor:
         """Log density of each value, nats: fp32, the broadcast shape."""
@@ -50,4 +50,4 @@ class DiagonalGaussian:
 
     def kl_from_standard_normal(self) -> torch.Tensor:
         """KL(q || N(0, 1)) of each, nats: fp32, shaped like `mean`, 0 or more."""
-        return 0.5 * (self.mean**2 + self.log_variance.expm1() - self.log_variance)
+        return 0.5 * (self.mean**2 + self.log_variance.expm1() - self.log_variance)  # Kingma eq. 10, its first term

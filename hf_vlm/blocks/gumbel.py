@@ -30,7 +30,7 @@ def gumbel_max(logits: torch.Tensor, dim: int = -1, generator: torch.Generator |
         dim: the axis of the categories.
         generator: of the noise.
     """
-    return (logits.float() + gumbel_noise(logits, generator)).argmax(dim)
+    return (logits.float() + gumbel_noise(logits, generator)).argmax(dim)  # Jang eq. 1
 
 
 def gumbel_softmax(
@@ -59,7 +59,7 @@ def gumbel_softmax(
         raise ValueError(
             f"`temperature` must be above 0, got {temperature}. Anneal towards 0, or sample with `gumbel_max`."
         )
-    soft = ((logits.float() + gumbel_noise(logits, generator)) / temperature).softmax(dim)
+    soft = ((logits.float() + gumbel_noise(logits, generator)) / temperature).softmax(dim)  # Jang eq. 2
     if not is_hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)

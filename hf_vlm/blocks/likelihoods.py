@@ -121,7 +121,7 @@ class LogitLaplacePixels:
         distance = (log_mapped - log_rest - self.location).abs() * (-self.log_scale).exp()
         # d logit(y) / dx, y = 0.8 x + 0.1: 0.8 / (y (1 - y))
         log_slope = math.log(1 - 2 * _MAP_EPSILON) - log_mapped - log_rest
-        return -distance - self.log_scale - math.log(2) + log_slope
+        return -distance - self.log_scale - math.log(2) + log_slope  # Ramesh eq. 2, of x in the place of 0.8 x + 0.1
 
     @property
     def mode(self) -> torch.Tensor:

@@ -36,5 +36,5 @@ class Projector(nn.Module):
         Returns: float (..., out_features).
         """
         for index, linear in enumerate(self.linears):
-            features = linear(features if index == 0 else self.activation(features))
+            features = linear(features if index == 0 else self.activation(features))  # Liu eq. 1
         return features

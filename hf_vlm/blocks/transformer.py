@@ -102,9 +102,9 @@ class PreNormLayer(GradientCheckpointingLayer):
         if position_bias is not None:  # a learned tensor: taken by place above, so that checkpointing sees its gradient
             kwargs["position_bias"] = position_bias
         branch, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self._finish(branch, self.attention_scale)
+        hidden_states = hidden_states + self._finish(branch, self.attention_scale)  # Dosovitskiy eq. 2
         branch = self.mlp(self.mlp_norm(hidden_states))
-        return hidden_states + self._finish(branch, self.mlp_scale)
+        return hidden_states + self._finish(branch, self.mlp_scale)  # Dosovitskiy eq. 3
 
     def _finish(self, branch: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         branch = self.dropout(branch)

@@ -259,6 +259,7 @@ def picture_loss(
     _check_values(num_values)
     if isinstance(weight, torch.Tensor):  # a model's parts may lie on several devices
         weight = weight.to(reconstruction_nats.device)
+    # Kingma eq. 3 with the sign turned round; with a weight, Higgins eq. 4; Ramesh eq. 1
     return (reconstruction_nats + weight * kl_nats.to(reconstruction_nats.device)) / num_values
 
 

@@ -120,7 +120,7 @@ class CnnLstmProjector(nn.Module):
         """Float (batch, places, vision_hidden_size) -> what the decoder starts from."""
         mean = features.mean(dim=1)  # (batch, vision_hidden_size)
         if not self.looks_again:
-            return PictureReading(first_input=self.first_input(mean))
+            return PictureReading(first_input=self.first_input(mean))  # Vinyals eq. 10
         hidden, cell = (
             torch.tanh(layer(mean)).unflatten(1, (self.num_layers, -1)).transpose(0, 1).contiguous()
             for layer in (self.initial_hidden, self.initial_cell)
@@ -153,9 +153,9 @@ class AdditiveAttention(nn.Module):
 
         Returns: float (batch, vision_hidden_size), gated, and float (batch, places), which sum to 1.
         """
-        scores = self.score(torch.tanh(keys + self.query(hidden)[:, None]))[..., 0]  # (batch, places)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(features.dtype)
-        seen = torch.einsum("bp,bpd->bd", weights, features)
+        scores = self.score(torch.tanh(keys + self.query(hidden)[:, None]))[..., 0]  # (batch, places); Xu eq. 4
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(features.dtype)  # Xu eq. 5
+        seen = torch.einsum("bp,bpd->bd", weights, features)  # Xu eq. 13
         return torch.sigmoid(self.gate(hidden)) * seen, weights
 
 
@@ -197,26 +197,28 @@ class CnnLstmDecoder(nn.Module):
         """
         if self.lstm.weight_ih_l0.is_cuda:
             self._gather_weights()
-        words = self.dropout(self.embedding(token_ids))  # (batch, tokens, embedding_size)
+        words = self.dropout(self.embedding(token_ids))  # (batch, tokens, embedding_size); Vinyals eq. 11
         if state is None:
             assert reading is not None
             state = self._first_state(reading, words)
         num_tokens = state.num_tokens + token_ids.shape[1]
         if not self.looks_again:
-            output, (hidden, cell) = self.lstm(words, (state.hidden, state.cell))
-            return DecoderOutput(self.output(self.dropout(output)), LstmState(hidden, cell, num_tokens))
+            output, (hidden, cell) = self.lstm(words, (state.hidden, state.cell))  # Vinyals eq. 4 to 8
+            logits = self.output(self.dropout(output))  # Vinyals eq. 12, before the softmax
+            return DecoderOutput(logits, LstmState(hidden, cell, num_tokens))
 
         assert state.features is not None and state.keys is not None
         hidden, cell = state.hidden, state.cell
         outputs, views, attentions = [], [], []
         for word in words.unbind(dim=1):
             view, weights = self.attention(hidden[-1], state.features, state.keys)
+            # Xu eq. 1 to 3
             output, (hidden, cell) = self.lstm(torch.cat((word, view), dim=-1)[:, None], (hidden, cell))
             outputs.append(output)
             views.append(view)
             attentions.append(weights)
         said = words + self.from_hidden(self.dropout(torch.cat(outputs, dim=1)))
-        said = said + self.from_picture(torch.stack(views, dim=1))
+        said = said + self.from_picture(torch.stack(views, dim=1))  # Xu eq. 7, with the line above and the last layer
         return DecoderOutput(
             self.output(self.dropout(said)),
             LstmState(hidden, cell, num_tokens, state.features, state.keys),

@@ -6,6 +6,15 @@
          Attend and Tell)
       -> LSTM, word by word -> logits (batch, tokens, vocab_size) -> text
 
+Where the equations are; a comment on each line names its own:
+
+    Vinyals eq. 10          the picture as a word           lstm_decoder.py `CnnLstmProjector.forward`
+    Vinyals eq. 4 to 12     the LSTM, and its logits        lstm_decoder.py `CnnLstmDecoder.forward`
+    Vinyals eq. 13          the loss                        `CnnLstmForConditionalGeneration.forward`
+    Xu eq. 4 to 13          where to look                   lstm_decoder.py `AdditiveAttention.forward`
+    Xu eq. 1 to 7           the LSTM, and its logits        lstm_decoder.py `CnnLstmDecoder.forward`
+    Xu eq. 14               looking everywhere once         `doubly_stochastic_loss`
+
 Where it differs from the usual implementations: the loss honours `num_items_in_batch`, so accumulated batches train like
 one large batch; batch normalisation in the encoder keeps its stored statistics, and there is none behind the projection of
 the picture (the PyTorch tutorial of yunjey has one with momentum 0.01), so a batch's other pictures change nothing; beam
@@ -338,7 +347,7 @@ class CnnLstmForConditionalGeneration(CnnLstmPreTrainedModel, GenerationMixin):
 
         loss = token_loss = attention_loss = None
         if labels is not None:
-            loss = token_loss = token_cross_entropy(
+            loss = token_loss = token_cross_entropy(  # Vinyals eq. 13
                 outputs.logits,
                 labels,
                 num_items_in_batch=num_items_in_batch,
@@ -435,6 +444,6 @@ def doubly_stochastic_loss(
     """
     is_word = labels.ne(IGNORE_INDEX).to(attentions.device)
     looks = (attentions.float() * is_word[..., None]).sum(dim=1)  # (batch, places)
-    of_captions = (1 - looks).square().sum(dim=1) * is_word.any(dim=1)
+    of_captions = (1 - looks).square().sum(dim=1) * is_word.any(dim=1)  # Xu eq. 14, its second term
     count = is_word.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=looks.device)
     return of_captions.sum() / count.clamp(min=1)

@@ -12,6 +12,13 @@ as in DALL-E's training: for 256 x 256 pixels and 32 x 32 words a weight of 6.6 
 The KL is that of the categorical distribution of the logits, whatever the temperature (openai/DALL-E, issue 26). `bits_per_dim`
 counts log num_codes a word: what its number costs to write down.
 
+Where the equations are; a comment on each line names its own:
+
+    Jang eq. 1      a sample by Gumbel noise               blocks/gumbel.py `gumbel_max`
+    Jang eq. 2      its relaxation                         blocks/gumbel.py `gumbel_softmax`
+    Ramesh eq. 1    the bound, the KL weighted             blocks/variational.py `picture_loss`
+    Ramesh eq. 2    the logit-Laplace density              blocks/likelihoods.py `LogitLaplacePixels.log_prob`
+
 Source: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Ramesh et al. 2021, section 2.1 and appendix A,
     https://arxiv.org/abs/2102.12092
 """

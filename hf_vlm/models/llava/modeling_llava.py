@@ -7,6 +7,11 @@
       -> the pictures' in the image tokens' places
       -> causal language model (any of the Hub) -> logits (batch, tokens, vocab_size)
 
+Where the equations are; a comment on each line names its own:
+
+    Liu eq. 1    features to words                               blocks/projector.py `Projector.forward`
+    Liu eq. 3    the answer's words, each from those before      `LlavaVisionLanguageForConditionalGeneration.forward`
+
 Where it differs from transformers' `LlavaForConditionalGeneration`: any vision encoder and any causal language model, also
 those that scale their embeddings, keep no attention cache or build their own masks; precomputed vision features
 (`image_features`); text-only batches keep the projector in the graph; the logits of a long batch need not sit in memory
@@ -427,7 +432,7 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
             logits = logits[:, kept]
         loss = None
         if shift_labels is not None:
-            loss = token_cross_entropy(
+            loss = token_cross_entropy(  # Liu eq. 3
                 logits,
                 shift_labels,
                 num_items_in_batch=num_items_in_batch,

@@ -11,6 +11,11 @@ Its cost grows with the picture's area, not with the area's square: each patch m
 For pictures of several sizes, or after a model of another size in the same process, compile with `torch.compile(model,
 dynamic=False)`, one graph a size: the sizes of maps and windows as symbols cost the compiler minutes.
 
+Where the equations are; a comment on each line names its own:
+
+    Liu eq. 3    two layers, the second's windows shifted              `SwinTransformerStage.__init__`
+    Liu eq. 4    attention with a bias for the way between patches     window_attention.py `WindowAttention._attend`
+
 Differs from the home implementation in four ways: drop path acts on both branches of a layer, as in the paper's code; a map
 smaller than the window is one window, whose bias is the middle of the table, where the reference fails; windows need not be
 square; a picture that was smaller than a window leaves no trace in the model.
@@ -125,7 +130,7 @@ class SwinTransformerStage(nn.Module):
                     hidden_size=width,
                     num_heads=config.num_attention_heads[stage],
                     window=as_pair(config.window_size),
-                    is_shifted=layer % 2 == 1,
+                    is_shifted=layer % 2 == 1,  # Liu eq. 3
                     dropout=config.attention_dropout,
                     bias=config.qkv_bias,
                 ),

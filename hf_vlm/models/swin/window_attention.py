@@ -245,6 +245,6 @@ class WindowAttention(nn.Module):
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attend = attention_kernel(self, query)
+        attend = attention_kernel(self, query)  # Liu eq. 4: softmax(q k / sqrt(head_dim) + bias) v
         dropout = self.dropout if self.training else 0.0
         return attend(self, query, key, value, bias.to(query.dtype), dropout=dropout, scaling=self.scaling, **kwargs)

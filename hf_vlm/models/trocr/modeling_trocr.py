@@ -5,6 +5,9 @@
       -> text decoder (ours, or any of the Hub that cross-attends), which reads all picture tokens at every text token
       -> logits (batch, tokens, vocab_size) -> text
 
+The paper has no numbered equations: its encoder is any of the Hub, its decoder text_decoder.py, its loss (section "Task
+Pipeline") blocks/token_loss.py.
+
 Where it differs from transformers' `VisionEncoderDecoderModel`: the loss honours `num_items_in_batch`, so accumulated
 batches train like one big batch; a padding mask lets lines of different widths share a batch; encoder-only text models
 (RoBERTa, XLM-R, BERT, MiniLM) become the decoder by tables that account for every tensor; our decoder runs on sdpa and flash

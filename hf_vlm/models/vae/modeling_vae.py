@@ -5,7 +5,14 @@ pixel_values float (batch, channels, height, width), in [0, 1]
   -> latents: samples of it                   (samples * batch, latent_channels, rows, columns)
   -> p(x | z)                                 (samples * batch, channels, height, width)  blocks/conv.py, blocks/likelihoods.py
 
-    loss = (-E_q[log p(x | z)] + beta KL(q(z | x) || N(0, 1))) / number of pixel values          (paper, eq. 3 and 10)
+    loss = (-E_q[log p(x | z)] + beta KL(q(z | x) || N(0, 1))) / number of pixel values
+
+Where the equations are; a comment on each line names its own:
+
+    Kingma eq. 4     samples, as a function of noise          blocks/gaussian.py `DiagonalGaussian.sample`
+    Kingma eq. 10    the KL of a diagonal Gaussian            blocks/gaussian.py `DiagonalGaussian.kl_from_standard_normal`
+    Kingma eq. 3     the bound                                blocks/variational.py `picture_loss`
+    Higgins eq. 4    the same with beta                       blocks/variational.py `picture_loss`
 
 Both terms are also given in nats a picture. Everything is convolutional: any picture size that is a multiple of the
 downsampling is taken, and a deep encoder whose grid is one latent is the VAE of textbooks.

@@ -146,7 +146,7 @@ class VisionTransformerEmbeddings(nn.Module):
                 positions = resample_positions(positions, grid, stored_grid, self.num_placed, mode)
             else:
                 positions = crop_positions(positions, grid, stored_grid, self.num_placed)
-            patches = patches + positions[:, self.num_placed :]
+            patches = patches + positions[:, self.num_placed :]  # Dosovitskiy eq. 1
             if prefix:
                 prefix = [torch.cat(prefix, dim=1) + positions[:, : self.num_placed]]
         if visible_patches is not None:

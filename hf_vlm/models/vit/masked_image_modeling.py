@@ -11,6 +11,10 @@ each patch normalised by its own mean and deviation.
 
     pixel_values -> visible patches -> decoder, all patches -> reconstruction (batch, channels, height, width)
 
+Where the equations are; a comment on each line names its own:
+
+    Bao eq. 1    cross-entropy over hidden patches    `VisionTransformerForMaskedImageModeling._predict_codes`
+
 Source: Bao et al. 2022 (BEiT), https://arxiv.org/abs/2106.08254; He et al. 2022 (MAE), https://arxiv.org/abs/2111.06377
 """
 
@@ -226,7 +230,8 @@ class VisionTransformerForMaskedImageModeling(VisionTransformerPreTrainedModel):
         loss = None
         if code_ids is not None:
             targets = code_ids.flatten(1).to(logits.device, torch.int64)
-            loss = mean_over(F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none"), hidden)
+            losses = F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+            loss = mean_over(losses, hidden)  # Bao eq. 1
         return VisionTransformerMaskedImageModelingOutput(
             loss=loss,
             logits=logits,

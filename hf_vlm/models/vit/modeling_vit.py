@@ -6,6 +6,13 @@ pixel_values float (batch, channels, height, width)
   -> num_hidden_layers x (attention + MLP)                              blocks/transformer.py, relative_position.py
   -> last_hidden_state       (batch, tokens, hidden_size), pooler_output (batch, hidden_size) or None
 
+Where the equations are; a comment on each line names its own:
+
+    Dosovitskiy eq. 1    patches and positions               embeddings.py `VisionTransformerEmbeddings.forward`
+    Dosovitskiy eq. 2    attention, with its residual        blocks/transformer.py `PreNormLayer.forward`
+    Dosovitskiy eq. 3    the MLP, with its residual          blocks/transformer.py `PreNormLayer.forward`
+    Dosovitskiy eq. 4    the last norm                       `VisionTransformerModel.forward`
+
 Differs from the home implementations in four ways: patches of a convolutional stem (Xiao 2021) or of a CNN's feature map if
 wanted; grids that need not be square; pictures of different size in one batch by `pixel_mask`, each of which gives what it
 gives alone; hidden patches left out by `visible_patches` (MAE), where transformers has a model of its own for that.
@@ -287,7 +294,7 @@ class VisionTransformerModel(VisionTransformerPreTrainedModel):
         biases = self._position_biases(height, width, interpolate_pos_encoding, hidden_states.device)
         for layer, bias in zip(self.layers, biases, strict=True):
             hidden_states = layer(hidden_states, attention_mask, bias, **kwargs)  # (batch, tokens, hidden_size)
-        hidden_states = self.final_norm(hidden_states)
+        hidden_states = self.final_norm(hidden_states)  # Dosovitskiy eq. 4, of every token
         pooled = self.pooler(hidden_states, token_mask) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 

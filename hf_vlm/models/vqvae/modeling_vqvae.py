@@ -6,11 +6,19 @@ pixel_values float (batch, channels, height, width), in [0, 1]
      code_ids                    (batch, rows, columns)
   -> p(x | e)                    (batch, channels, height, width)        blocks/conv.py, blocks/likelihoods.py
 
-    loss = -log p(x | e) / number of pixel values + |sg[z_e] - e|^2 + commitment_weight |z_e - sg[e]|^2         (paper, eq. 3)
+    loss = -log p(x | e) / number of pixel values + |sg[z_e] - e|^2 + commitment_weight |z_e - sg[e]|^2
 
 sg stops the gradient: the second term moves codewords to latents, the third holds latents to their codewords, and the gradient
 of the first passes from e to z_e as if they were one. Squares are means over latent values; with `loss_reduction="sum"` all is a
 sum over the picture, as in the paper. With codewords that are running means (`ema`), or none, the second term is 0.
+
+Where the equations are; a comment on each line names its own:
+
+    van den Oord eq. 1         the nearest codeword                 blocks/codebook.py `Codebook.forward`
+    van den Oord eq. 2         it takes the latent's place          blocks/codebook.py `Codebook.forward`
+    van den Oord eq. 3         the loss's terms of latents          blocks/codebook.py `Codebook.forward`
+    van den Oord eq. 3         the whole loss                       `VQVAEModel.forward`
+    van den Oord eq. 6 to 8    codewords that are running means     blocks/codebook.py `Codebook._learn`
 
 The prior over codes is uniform, so the KL term is the constant log num_codes a code: in `kl_nats` and `bits_per_dim`, not in the
 loss.
@@ -207,7 +215,9 @@ class VQVAEModel(HubModel):
         num_values, num_places = pixel_values[0].numel(), latents.code_ids[0].numel()
         reconstruction_nats = -pixels.log_prob(pixel_values.float()).sum() / len(pixel_values)
         kl_nats = torch.full_like(reconstruction_nats, num_places * math.log(self.config.num_codes))
-        of_latents = latents.codebook_loss + self.config.commitment_weight * latents.commitment_loss
+        of_latents = (
+            latents.codebook_loss + self.config.commitment_weight * latents.commitment_loss
+        )  # van den Oord eq. 3
         of_latents = of_latents.to(reconstruction_nats.device)
         if self.config.loss_reduction == "sum":
             loss = reconstruction_nats + of_latents * num_places * self.config.code_dim
