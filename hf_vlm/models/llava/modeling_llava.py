@@ -20,36 +20,29 @@ those that scale their embeddings, keep no attention cache or build their own ma
 Source: Liu et al. 2023a, https://arxiv.org/abs/2304.08485; Liu et al. 2023b (LLaVA-1.5), https://arxiv.org/abs/2310.03744
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ...blocks.projector import Projector
 from ...blocks.token_loss import IGNORE_INDEX, chunked_token_cross_entropy, inside_call, token_cross_entropy
-from ...parts.checkpoint_files import find_file, read_config, read_weights
 from ...parts.language_model import (
     accepted_arguments,
     block_mask,
-    check_static_cache,
     reads_padding,
     separate_head,
 )
-from ...parts.model_origin import note_origin
-from ...parts.pretrained_model import HUB_ARGUMENTS, HubModel
 from ...parts.vision_features import (
     configured_image_size,
     describe_vision_model,
-    load_vision_model,
     num_selected_tokens,
     select_tokens,
     show_every_patch,
@@ -58,14 +51,8 @@ from ...parts.vision_features import (
 from .assembly import LlavaParts, load_parts
 from .below_output_layer import BelowOutputLayer
 from .configuration_llava import LlavaVisionLanguageConfig
-from .weights_llava import (
-    check_not_delta,
-    config_from_llava,
-    config_from_original,
-    is_original_layout,
-    weights_from_llava,
-    weights_from_original,
-)
+from .generation_llava import PictureGenerationMixin
+from .pretrained_llava import LlavaVisionLanguagePreTrainedModel
 
 
 @dataclass
@@ -88,7 +75,7 @@ class LlavaVisionLanguageOutput(ModelOutput):
     image_features: torch.Tensor | None = None
 
 
-class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
+class LlavaVisionLanguageForConditionalGeneration(LlavaVisionLanguagePreTrainedModel, PictureGenerationMixin):
     """The whole assistant: `forward` for training, `generate` for answers.
 
     Attributes:
@@ -97,19 +84,6 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         packs_by_mask: whether samples packed in a row are kept apart by a mask of blocks rather than by their positions
             alone (see `parts/language_model.py`).
     """
-
-    config: LlavaVisionLanguageConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities: tuple[str, ...] = ("image", "text")
-    supports_gradient_checkpointing = True
-    part_paths = {"vision": "vision_model", "projector": "projector", "language": "language_model"}
-    resizable = ()
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: LlavaVisionLanguageConfig) -> None:
         settle_sizes(config)
@@ -127,83 +101,10 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         self._text_arguments = accepted_arguments(self.language_model)
         self._head: Any = None
         self._reads_padding: bool | None = None
-        self._checked_cache_length = 0
         for name in ("_can_compile_fullgraph", "_is_stateful"):
             setattr(self, name, getattr(self.language_model, name, getattr(self, name)))
         self.generation_config.suppress_tokens = [config.image_token_id]  # a picture can't be said
         self.post_init()
-
-    # Loading
-
-    @classmethod
-    def foreign_config(cls, config: dict) -> PreTrainedConfig | None:
-        """Our config for a `llava-hf` folder."""
-        if config.get("model_type") != "llava" or is_original_layout(config):
-            return None
-        return LlavaVisionLanguageConfig(**config_from_llava(config))
-
-    @classmethod
-    def foreign_weights(cls, config: PreTrainedConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The tensors of a `llava-hf` folder under our names."""
-        return weights_from_llava(weights, config)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *args: Any,
-        vision: str | PreTrainedModel | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a folder or Hub repository: ours, `llava-hf`'s, or the original layout of LLaVA-1.5.
-
-        Args:
-            vision: for the original layout only, whose folders leave the vision encoder out: Hub name, folder or loaded
-                model of the one that `mm_vision_tower` in its config names (openai/clip-vit-large-patch14-336 for 1.5).
-            kwargs: as for `HubModel.from_pretrained`.
-
-        Raises:
-            ValueError: as `HubModel.from_pretrained`; if the original layout comes without `vision`, or holds differences
-                to LLaMA's weights (the released "delta" folders) instead of weights.
-        """
-        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if pretrained_model_name_or_path is not None:
-            file = find_file(pretrained_model_name_or_path, "config.json", **where)  # an adapter's folder has none
-            stored = {} if file is None else read_config(pretrained_model_name_or_path, **where)
-            if is_original_layout(stored):
-                return cls._from_original(pretrained_model_name_or_path, stored, vision, where, kwargs)
-            if vision is not None:
-                raise ValueError(
-                    "`vision` is for the original layout, whose folders leave the vision encoder out, got it with "
-                    f"{pretrained_model_name_or_path}, which has its own. Leave it out."
-                )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @classmethod
-    def _from_original(
-        cls,
-        name_or_path: str | os.PathLike,
-        stored: dict[str, Any],
-        vision: str | PreTrainedModel | None,
-        where: dict[str, Any],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        if vision is None:
-            raise ValueError(
-                f"{name_or_path} is in LLaVA's original layout, which leaves the vision encoder out: `vision` is wanted, got "
-                f"none. Pass `vision={stored.get('mm_vision_tower')!r}`, or its folder."
-            )
-        vision_model, _ = load_vision_model(vision)
-        config = LlavaVisionLanguageConfig(**config_from_original(stored, vision_model.config))
-        weights = read_weights(name_or_path, **where)
-        check_not_delta(weights)
-        mapped = weights_from_original(weights, config, vision_model.state_dict())
-        kwargs.setdefault("dtype", mapped["projector.linears.0.weight"].dtype)  # as a `llava-hf` folder keeps its own
-        loading = {name: value for name, value in kwargs.items() if name not in HUB_ARGUMENTS}
-        model = super().from_pretrained(None, config=config, state_dict=mapped, **loading)
-        loaded = model[0] if isinstance(model, tuple) else model
-        note_origin(loaded, name_or_path, **where)
-        return model
 
     @classmethod
     def from_pretrained_parts(
@@ -506,17 +407,6 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
                 "masked. Give prompts one at a time, or of equal length."
             )
 
-    def _prepare_static_cache(
-        self, cache_implementation: str, batch_size: int, max_cache_len: int, **kwargs: Any
-    ) -> Any:
-        """As transformers', for a language model that is right with one; tried once for a length."""
-        if max_cache_len > self._checked_cache_length:
-            check_static_cache(self.language_model, max_cache_len)
-            self._checked_cache_length = max_cache_len
-        return super()._prepare_static_cache(
-            cache_implementation=cache_implementation, batch_size=batch_size, max_cache_len=max_cache_len, **kwargs
-        )
-
     def _chunked_loss(
         self, hidden_states: torch.Tensor, next_labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
@@ -539,48 +429,6 @@ class LlavaVisionLanguageForConditionalGeneration(HubModel, GenerationMixin):
         """Find out how the language model makes logits of its output, once; best before its weights are split over processes."""
         if self._head is None:
             self._head = separate_head(self.language_model) or False
-
-    def create_masks_for_generate(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> Any:
-        """The language model's own masks for a static cache, where it makes its own; transformers' otherwise."""
-        make = getattr(self.language_model, "create_masks_for_generate", create_masks_for_generate)
-        return make(config.get_text_config(), *args, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, *, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of one decoding step: pictures enter with the prompt."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
-        cache = inputs.get("cache")
-        if not is_first_iteration and cache is not None:
-            inputs.pop("image_features", None)
-            if all(getattr(cache, "is_linear", None) or [False]):  # a recurrence has its past in its state
-                inputs.pop("attention_mask", None)
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: torch.Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Rows for beams: a row's pictures, however many, go with each of its copies, seen once."""
-        pictures = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "image_features")}
-        features = pictures["image_features"]
-        if expand_size > 1 and pictures["pixel_values"] is not None:
-            features = self.vision_features(pictures["pixel_values"])
-        if expand_size > 1 and features is not None and input_ids is not None:
-            places = input_ids.eq(self.config.image_token_id).sum(dim=1) // features.shape[1]
-            of_rows = features.split(places.tolist())
-            features = torch.cat([part for part in of_rows for _ in range(expand_size)])
-        ids, expanded = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-        )
-        if features is not None:
-            expanded["image_features"] = features
-        elif pictures["pixel_values"] is not None:
-            expanded["pixel_values"] = pictures["pixel_values"]
-        return ids, expanded
 
 
 def is_split(module: nn.Module) -> bool:
