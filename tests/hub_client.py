@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import sys
 import time
 import traceback
@@ -44,6 +45,7 @@ from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.parts.base_weights import BASE_FILE
 from hf_vlm.parts.checkpoint_files import find_file, read_config, read_weights
 from hf_vlm.parts.weight_report import hash_weights
+from hf_vlm.sharing.push import push as push_to_hub
 from hf_vlm.training.lora import LoraSection, add_lora, save_adapter
 from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
 from tests.models.swin.tiny_swin import tiny_swin
@@ -190,6 +192,19 @@ def pull(kind: str, name: str, file: str, **where: Any) -> dict[str, Any]:
     return told(kind, model, processor, file)
 
 
+def push_folder(folder: str, name: str, **settings: Any) -> dict[str, Any]:
+    """`hf-vlm push`: what came of it, what it says, and what it warned of."""
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hf_vlm.sharing.push").addHandler(handler)
+    try:
+        pushed = push_to_hub(folder, name, **settings)
+    finally:
+        logging.getLogger("hf_vlm.sharing.push").removeHandler(handler)
+    return {**pushed.to_dict(), "said": str(pushed), "warnings": heard}
+
+
 def save_and_push(kind: str, name: str, folder: str, file: str, seed: int = 0, **settings: Any) -> dict[str, Any]:
     """Save a tiny model in a folder and push what was written; what lies in the folder then."""
     model, processor = tiny(kind, seed)
@@ -333,6 +348,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     step.__name__: step
     for step in (
         push,
+        push_folder,
         save_and_push,
         pull,
         tag,

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_vlm.cli.commands import COMMANDS
+from hf_vlm.cli.parser import parse
+
 CHECKOUT = Path(__file__).parents[1]
 README = CHECKOUT / "README.md"
 CARDS = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("model_cards/*/README.md"))
@@ -54,7 +57,8 @@ def documents() -> dict[str, list[tuple[int, str]]]:
 
 def shell_commands(text: str) -> list[str]:
     """The commands of the shell blocks of Markdown, without prompts and comments."""
-    lines = [line for _, block in fenced_blocks(text, "sh", "bash", "shell", "console") for line in block.splitlines()]
+    blocks = [block for _, block in fenced_blocks(text, "sh", "bash", "shell", "console")]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
     commands = [shlex.join(shlex.split(line.removeprefix("$ "), comments=True)) for line in lines]
     return [command for command in commands if command]
 
@@ -94,6 +98,40 @@ def test_readme_names_files_that_exist():
     text = README.read_text(encoding="utf-8")
     code_paths = re.findall(r"(?<![\w/.-])((?:hf_vlm|tests|scripts|model_cards)/[\w./-]*[\w/])", text)
     assert [path for path in set(code_paths) if not (CHECKOUT / path).exists()] == []
+
+
+RECIPE_FILES = sorted(path.relative_to(CHECKOUT).as_posix() for path in CHECKOUT.glob("hf_vlm/training/recipes/*.yaml"))
+
+
+def own_commands(document: str) -> list[str]:
+    """The `hf-vlm` command lines of a document, also those that `torchrun` or `accelerate launch` start."""
+    text = (CHECKOUT / document).read_text(encoding="utf-8")
+    if document.endswith(".yaml"):
+        header = "\n".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+        lines = re.findall(r"^command: +(hf-vlm .+)$", header, re.MULTILINE)
+    else:
+        lines = [shlex.split(line, comments=True) for line in shell_commands(text)]
+        lines = [shlex.join(words[: words.index(">")] if ">" in words else words) for words in lines if words]
+    found = []
+    for line in lines:
+        line = re.sub(r"^.*\s-m hf_vlm(\.cli)?\s", "hf-vlm ", line)
+        if line.startswith("hf-vlm "):
+            found.append(re.sub(r" '?\[(--[^\]]+)\]'?", r" \1", line))  # `[--int8]` is an option that may be left out
+    return found
+
+
+@pytest.mark.parametrize("document", ["README.md", *CARDS, *RECIPE_FILES])
+def test_commands_are_ones_that_hf_vlm_takes(document: str, capsys: pytest.CaptureFixture[str]):
+    for command in own_commands(document):
+        try:
+            parse(shlex.split(command)[1:])
+        except SystemExit:
+            pytest.fail(f"{document}: {command}\n{capsys.readouterr().err}")
+
+
+def test_readme_shows_every_command():
+    shown = {command.split()[1] for command in own_commands("README.md")}
+    assert shown >= set(COMMANDS)
 
 
 def headings(text: str) -> set[str]:

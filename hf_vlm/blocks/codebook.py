@@ -8,8 +8,8 @@ chose them (paper, appendix A.1):
     N <- decay N + (1 - decay) n,   m <- decay m + (1 - decay) sum of vectors,   e = m / N      N smoothed towards an even share
 
 What keeps a codebook from collapsing to a few codewords: it starts from k-means over the first training batch, and a codeword
-that hardly any vector chooses is put on a vector of the batch, its running mean started anew. Counts and sums are those of all
-processes, draws those of the first, so codebooks stay equal on every rank.
+that hardly any vector chooses is put on a vector of the batch, its running mean started anew. Counts, sums and draws are those of
+all processes: codebooks are the same on each, and what one process would learn from their batches put together.
 
 Source: van den Oord et al. 2017, https://arxiv.org/abs/1711.00937; Razavi et al. 2019, https://arxiv.org/abs/1906.00446
     (smoothing); Dhariwal et al. 2020, https://arxiv.org/abs/2005.00341, section 3.1 (restarting unused codewords)
@@ -26,8 +26,9 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .nearest_codeword import nearest_codeword
+from .processes import draw_rows, is_distributed, of_first_process, spread_over_processes, sum_over_processes
 from .straight_through import straight_through
-from .weight_placement import with_weights
+from .weight_placement import set_weight, with_weights
 
 CodebookUpdate = Literal["loss", "ema"]
 
@@ -152,16 +153,16 @@ class Codebook(nn.Module):
         if self.kmeans_iterations == 0 or bool(self.is_started):
             return
         _check_finite(vectors)
-        centres = of_first_process(_draw(vectors, self.num_codes))
+        centres = _draw(vectors, self.num_codes)
         for iteration in range(self.kmeans_iterations):
             sums, counts = self._totals(vectors, nearest_codeword(vectors, centres))
             means = sums / counts.clamp(min=1)[:, None]
             if iteration < self.kmeans_iterations - 1:  # a centre without vectors moves to one, but not at last
-                means = torch.where(counts[:, None] > 0, means, of_first_process(_draw(vectors, self.num_codes)))
+                means = torch.where(counts[:, None] > 0, means, _draw(vectors, self.num_codes))
                 centres = means
             else:
                 centres = torch.where(counts[:, None] > 0, means, centres)
-        self.codewords.copy_(centres)
+        set_weight(self, "codewords", centres)
         self.counts.copy_(counts)
         if self.update_by == "ema":
             self.sums.copy_(centres * counts[:, None])
@@ -187,21 +188,17 @@ class Codebook(nn.Module):
         """Puts codewords that hardly any vector chooses on vectors of the batch, with an even share as their count."""
         even = self.counts.mean()
         is_dead = (self.counts < self.revive_below * even) & is_finite
-        drawn = of_first_process(_draw(vectors, self.num_codes))
+        drawn = _draw(vectors, self.num_codes)
         self.counts.copy_(torch.where(is_dead, even, self.counts))
         is_dead = is_dead[:, None]
-        self.codewords.copy_(torch.where(is_dead, drawn, self.codewords))
+        set_weight(self, "codewords", drawn, where=is_dead)
         if self.update_by == "ema":
             self.sums.copy_(torch.where(is_dead, drawn * even, self.sums))
 
     def _totals(self, vectors: torch.Tensor, code_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum, (num_codes, code_dim), and number, (num_codes,), of the vectors of each code, over all processes."""
         sums = vectors.new_zeros(self.num_codes, self.code_dim).index_add_(0, code_ids, vectors)
-        counts = code_counts(code_ids, self.num_codes)
-        if _is_distributed():
-            distributed.all_reduce(sums)
-            distributed.all_reduce(counts)
-        return sums, counts
+        return sum_over_processes(sums), sum_over_processes(code_counts(code_ids, self.num_codes))
 
 
 def code_counts(code_ids: torch.Tensor, num_codes: int) -> torch.Tensor:
@@ -249,12 +246,11 @@ def check_code_ids(code_ids: torch.Tensor, num_codes: int) -> None:
 
 
 def _draw(vectors: torch.Tensor, number: int) -> torch.Tensor:
-    """Vectors of a batch at random: each at most once if there are enough, else again with a little noise."""
-    if len(vectors) >= number:
-        return vectors[torch.randperm(len(vectors), device=vectors.device)[:number]]
-    drawn = vectors[torch.randint(len(vectors), (number,), device=vectors.device)]
-    spread = vectors.std(dim=0, correction=0)
-    return drawn + 0.01 * spread * torch.randn_like(drawn)
+    """Vectors of the batches of all processes, see `draw_rows`; where there are too few, again with a little noise."""
+    drawn, is_enough = draw_rows(vectors, number)
+    if is_enough:
+        return drawn
+    return drawn + 0.01 * spread_over_processes(vectors) * of_first_process(torch.randn_like(drawn))
 
 
 def _check_finite(vectors: torch.Tensor) -> torch.Tensor:
@@ -264,7 +260,7 @@ def _check_finite(vectors: torch.Tensor) -> torch.Tensor:
         ValueError: if not, on CPUs; elsewhere the host would have to wait, and such a batch is left out.
     """
     is_finite = vectors.isfinite().all()
-    if _is_distributed():
+    if is_distributed():
         number = is_finite.float()
         distributed.all_reduce(number, op=distributed.ReduceOp.MIN)
         is_finite = number > 0
@@ -274,15 +270,3 @@ def _check_finite(vectors: torch.Tensor) -> torch.Tensor:
             "in bf16 in place of fp16; the codebook is as it was before this batch."
         )
     return is_finite
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def of_first_process(values: torch.Tensor) -> torch.Tensor:
-    """The first process's values, on all of them; a tensor of any shape, the same on each."""
-    if _is_distributed():
-        values = values.contiguous()
-        distributed.broadcast(values, src=0)
-    return values

@@ -11,7 +11,8 @@ class LineCollator:
     """Turns `{"image", "text"}` examples into a batch for a model that writes about a picture: pixels, their mask, labels.
 
     An example may have `prompt`, a question that its text goes on from, and `image_features`, float (tokens, width), in place of
-    `image`; all of a batch or none.
+    `image`; all of a batch or none. Where examples have a `source`, the file and row that they are, the batch has them as
+    `sources`.
 
     Args:
         processor: called as `processor(images=[...], text=[...], prompt=[...], return_tensors="pt")`; gives `pixel_values`,
@@ -56,6 +57,8 @@ class LineCollator:
             batch["image_features"] = torch.stack([example["image_features"] for example in examples])
         if self.model is not None and "decoder_input_ids" not in batch:
             batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])
+        if "source" in examples[0]:
+            batch["sources"] = [_source(example) for example in examples]
         return batch
 
 

@@ -318,8 +318,9 @@ def _random_whole(largest: int) -> int:
 class TrainingImages(Sequence[dict[str, Any]]):
     """A training set of `length` items for a *sequential* sampler; each pass over the rows is in an order of its own.
 
-    Item i is `{"pixel_values": uint8 (channels, height, width), "index": i}` with the class as `labels` where there is
-    one. It is a function of (seed, i) alone, so that a run goes on exactly where it stopped, whoever loads it.
+    Item i is `{"pixel_values": uint8 (channels, height, width), "index": i, "source": file and row}` with the class as
+    `labels` where there is one. It is a function of (seed, i) alone, so that a run goes on exactly where it stopped,
+    whoever loads it.
 
     Args:
         rows: the pictures.
@@ -358,10 +359,11 @@ class TrainingImages(Sequence[dict[str, Any]]):
         if epoch != self._epoch:
             self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))
             self._epoch = epoch
-        row = self.rows[int(self._order[place])]
+        number = int(self._order[place])
+        row = self.rows[number]
         image = self.prepare(row["image"])
         with _seeded(self.seed, 1, index):
-            item = {"pixel_values": self.transform(image), "index": index}
+            item = {"pixel_values": self.transform(image), "index": index, "source": self.rows.source_of(number)}
         return item | {"labels": row["label"]} if "label" in row else item
 
 
@@ -369,7 +371,7 @@ class TrainingBatch:
     """Collates items of `TrainingImages`: `pixel_values`, float (batch, channels, height, width), and `labels`.
 
     Labels are int64 (batch,), or with MixUp or CutMix float (batch, num_classes): the probability of each class. A batch
-    is mixed by (seed, index of its first item).
+    is mixed by (seed, index of its first item). That is its `index`; its `sources` are the items'.
 
     Args:
         scale, offset: of each channel: `pixel_values` are levels in [0, 255] * scale + offset.
@@ -395,12 +397,13 @@ class TrainingBatch:
         if augmentation.cutmix:
             self._mixers.append(v2.CutMix(alpha=augmentation.cutmix, num_classes=num_classes))
 
-    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The batch of these items."""
         levels = torch.stack([item["pixel_values"] for item in items])  # uint8 (batch, channels, height, width)
         pixel_values = levels * self.scale + self.offset
+        place = {"index": items[0]["index"], "sources": [item.get("source", "") for item in items]}
         if "labels" not in items[0]:
-            return {"pixel_values": pixel_values}
+            return {"pixel_values": pixel_values, **place}
         labels = torch.tensor([item["labels"] for item in items])
         if self._mixers and self.mix_probability:
             with _seeded(self.seed, 2, items[0]["index"]):
@@ -410,7 +413,7 @@ class TrainingBatch:
                     pixel_values, labels = mix(pixel_values, labels)
                 else:
                     labels = F.one_hot(labels, self.num_classes).float()
-        return {"pixel_values": pixel_values, "labels": labels}
+        return {"pixel_values": pixel_values, "labels": labels, **place}
 
 
 class ProcessedBatch:

@@ -1,11 +1,12 @@
 """Push a model to the Hub, in one commit that leaves no weights of an earlier push beside the new ones."""
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError
 from transformers.utils.hub import create_and_tag_model_card
 
@@ -58,8 +59,9 @@ def push_files(
     revision: str | None = None,
     create_pr: bool = False,
     tags: list[str] | None = None,
-) -> str:
-    """Push the files of a model or of an adapter, with the repository's card or a new one; the address of the commit.
+    own_card: bool = False,
+) -> CommitInfo:
+    """Push the files of a model or of an adapter, with the repository's card or a new one; the commit, by its address.
 
     `PushToHubMixin.push_to_hub` leaves what an earlier push brought: where weights were one file and are shards now, the old
     file stays beside them and is the one that loads. Here it goes in the commit that brings the shards, and so do the report
@@ -70,15 +72,19 @@ def push_files(
         repo_id: `user/name`, or `name` of one's own; made if it isn't there.
         commit_message, commit_description, private, token, revision, create_pr, tags: as for
             `PreTrainedModel.push_to_hub`.
+        own_card: whether `README.md` of the files takes the place of the repository's card.
 
     Raises:
         OSError: if the Hub refuses, or the connection ends; what was in the repository is then as it was before.
         ValueError: if the Hub could not have a repository of that name, or a whole model would lie beside an adapter there.
     """
     api = HfApi()
-    try:
+    with naming_repository(repo_id):
         repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        card = create_and_tag_model_card(repo_id, tags, token=token)
+        if own_card:
+            card = files["README.md"].read_bytes()
+        else:
+            card = str(create_and_tag_model_card(repo_id, tags, token=token)).encode()
         if revision is not None and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
         is_model = any(map(is_weight_file, files))
@@ -93,7 +99,7 @@ def push_files(
             repo_id,
             [
                 *(CommitOperationAdd(name, path) for name, path in sorted(files.items()) if name != "README.md"),
-                CommitOperationAdd("README.md", str(card).encode()),
+                CommitOperationAdd("README.md", card),
                 *map(CommitOperationDelete, old),
             ],
             commit_message=commit_message or "Upload model",
@@ -102,6 +108,17 @@ def push_files(
             revision=revision,
             create_pr=create_pr,
         )
+
+
+@contextlib.contextmanager
+def naming_repository(repo_id: str) -> Iterator[None]:
+    """Around what asks the Hub to change a repository: where it refuses, or can't be asked, say so in plain words.
+
+    Raises:
+        OSError: then.
+    """
+    try:
+        yield
     except Exception as error:  # of four libraries, no class in common
         fault = None if isinstance(error, HFValidationError) else hub_fault(error)
         if fault is None:

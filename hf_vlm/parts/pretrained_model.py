@@ -61,6 +61,13 @@ class HubModel(PreTrainedModel):
     read_layers: tuple[str, ...] = ()
     resizable: tuple[str, ...] = ("image_size",)
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """As `PreTrainedModel.get_input_embeddings`; None where there are none, as in a visual tokenizer: FSDP2 asks for them."""
+        try:
+            return super().get_input_embeddings()
+        except NotImplementedError:
+            return None
+
     @property
     def device(self) -> torch.device:
         """Where inputs are wanted: the device of the first weight, also where accelerate keeps it elsewhere between calls."""
@@ -394,6 +401,7 @@ class HubModel(PreTrainedModel):
             check_folder(save_directory, self, state_dict)
         push = {name: kwargs.pop(name) for name in PUSH_SETTINGS if name in kwargs} if push_to_hub else {}
         saved = None if state_dict is None else dict(state_dict)  # transformers empties the one that it is given
+        state_dict = state_dict and self._without_tied_copies(state_dict)
         before = list_files(save_directory)
         with naming_folder(save_directory):
             super().save_pretrained(save_directory, state_dict=state_dict, **settings, **kwargs)
@@ -406,6 +414,12 @@ class HubModel(PreTrainedModel):
             push.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
             push["tags"] = list(dict.fromkeys([*(self.model_tags or ()), *(push.get("tags") or ())])) or None
             push_files(written_files(save_directory, before), **push)
+
+    def _without_tied_copies(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Tied weights once: gathered from several processes, each name comes with values of its own."""
+        tied = getattr(self, "all_tied_weights_keys", None) or {}
+        copies = {name for name, other in tied.items() if _are_equal(state_dict.get(name), state_dict.get(other))}
+        return {name: value for name, value in state_dict.items() if name not in copies}
 
     def _save_base_weights(self, folder: str | os.PathLike) -> None:
         """Beside an adapter that was saved: the hashes of the base, this model, where all of it is at hand."""
@@ -433,6 +447,13 @@ def _take_generation_settings(model: PreTrainedModel, name_or_path: str | os.Pat
             settings.pop("max_length") - 1
         )  # the start token counts in the one, not in the other
     model.generation_config.update(**settings)
+
+
+def _are_equal(weight: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether two weights are there and equal; of those without values or in parts nothing is known."""
+    if weight is None or other is None or weight.is_meta or hasattr(weight, "device_mesh"):
+        return False
+    return weight.device == other.device and torch.equal(weight, other)
 
 
 def _first_fault(error: Exception) -> str:

@@ -50,15 +50,29 @@ _GAP, _LINE = 10, 18
 Panel = tuple[str, Image.Image]  # caption and picture
 
 
-def attention_sheet(picture: Image.Image, maps: AttentionMaps, title: str) -> Image.Image:
-    """One sheet of a picture: itself, its rollout, the last layer's heads, and every layer's mean over heads.
+@dataclass
+class Sheet:
+    """What stands on a sheet.
+
+    Attributes:
+        lines: of text, which come first.
+        sections: title, "" for none -> panels.
+    """
+
+    lines: list[str]
+    sections: dict[str, list[Panel]]
+
+    def draw(self, title: str) -> Image.Image:
+        """All of it below a title: the panels of a section in rows of like length, under their captions. PIL "RGB"."""
+        return _draw([title, *self.lines], self.sections)
+
+
+def attention_sheet(picture: Image.Image, maps: AttentionMaps) -> Sheet:
+    """The sheet of a picture: itself, its rollout, the last layer's heads, and every layer's mean over heads.
 
     Args:
         picture: as the model sees it, in mode RGB; of its padding nothing is shown but what fills the last patches.
         maps: of this picture, the first of the batch.
-        title: first line of the sheet.
-
-    Returns: PIL "RGB".
     """
     rows, columns = maps.real_grid()
     all_rows, all_columns = maps.real.shape[1:]
@@ -76,7 +90,6 @@ def attention_sheet(picture: Image.Image, maps: AttentionMaps, title: str) -> Im
     layers, heads = maps.heads.shape[1:3]
     looks = "by the CLS token" if maps.is_from_cls else "by all patches on average (there is no CLS token)"
     lines = [
-        title,
         f"Attention paid to each of {rows} x {columns} patches {looks}. Spread evenly it would be "
         f"{100 / (rows * columns):.2f} % each.",
         "Every panel has its own range: clear is its least, dark red its most.",
@@ -93,19 +106,16 @@ def attention_sheet(picture: Image.Image, maps: AttentionMaps, title: str) -> Im
             panel(f"layer {layer + 1}: ", maps.heads[0, layer].mean(dim=0)) for layer in range(layers)
         ],
     }
-    return _sheet(lines, sections)
+    return Sheet(lines, sections)
 
 
-def caption_sheet(picture: Image.Image, words: Sequence[str], maps: torch.Tensor, title: str) -> Image.Image:
-    """One sheet of a caption: the picture, and where the captioner looked for each word.
+def caption_sheet(picture: Image.Image, words: Sequence[str], maps: torch.Tensor) -> Sheet:
+    """The sheet of a caption: the picture, and where the captioner looked for each word.
 
     Args:
         picture: as the model sees it, in mode RGB.
         words: of the caption.
         maps: float (words, rows, columns), each of which sums to 1.
-        title: first line of the sheet.
-
-    Returns: PIL "RGB".
     """
     scale = _PANEL_HEIGHT / picture.height
     enlarged = picture.resize((max(1, round(picture.width * scale)), _PANEL_HEIGHT), Image.Resampling.BICUBIC)
@@ -115,25 +125,20 @@ def caption_sheet(picture: Image.Image, words: Sequence[str], maps: torch.Tensor
     ]
     rows, columns = maps.shape[1:]
     lines = [
-        title,
         " ".join(words),
         f"Attention paid to each of {rows} x {columns} places for every word; evenly it would be "
         f"{100 / (rows * columns):.2f} % each. Every panel has its own range: clear is its least, dark red its most.",
     ]
-    return _sheet(lines, {"": [("the picture as the model sees it", enlarged), *panels]})
+    return Sheet(lines, {"": [("the picture as the model sees it", enlarged), *panels]})
 
 
-def bias_sheet(biases: dict[str, torch.Tensor], title: str) -> Image.Image:
-    """One sheet of a model: a panel a layer and head.
+def bias_sheet(biases: dict[str, torch.Tensor]) -> Sheet:
+    """The sheet of a model: a panel a layer and head.
 
     Args:
         biases: as `bias_maps` gives them.
-        title: first line of the sheet.
-
-    Returns: PIL "RGB".
     """
     lines = [
-        title,
         "What is added to the attention that a patch pays to another, by where the other lies, seen from the patch in the "
         "middle.",
         "White is 0, red more, blue less. The heads of a layer share one scale: the strongest colours stand for plus and "
@@ -145,7 +150,7 @@ def bias_sheet(biases: dict[str, torch.Tensor], title: str) -> Image.Image:
         head = f"{number}. {name}, window {window[0]} x {window[1]}: {float(maps.min()):.3g} to {float(maps.max()):.3g}"
         limit = float(maps.abs().max())
         sections[head] = [(f"head {index + 1}", _bias_panel(bias, limit)) for index, bias in enumerate(maps)]
-    return _sheet(lines, sections)
+    return Sheet(lines, sections)
 
 
 def _bias_panel(bias: torch.Tensor, limit: float) -> Image.Image:
@@ -158,8 +163,7 @@ def _bias_panel(bias: torch.Tensor, limit: float) -> Image.Image:
     return panel.resize(size, Image.Resampling.NEAREST)
 
 
-def _sheet(lines: Sequence[str], sections: dict[str, list[Panel]]) -> Image.Image:
-    """Lines of text, then each section under its title: its panels in rows of like length, under their captions."""
+def _draw(lines: Sequence[str], sections: dict[str, list[Panel]]) -> Image.Image:
     font = ImageFont.load_default(size=13)
     texts: list[tuple[int, int, str]] = []
     pictures: list[tuple[int, int, Image.Image]] = []
@@ -338,7 +342,7 @@ def explain_files(
     biases = bias_maps(explainer.vision_model) if explainer is not None else {}
     if explainer is not None and biases:
         target = folder / f"{explainer.name}-relative-position-bias.png"
-        bias_sheet(biases, f"{explainer.name}: relative position bias").save(target)
+        bias_sheet(biases).draw(f"{explainer.name}: relative position bias").save(target)
         yield ExplainedFile(explainer.name, [str(target)])
     written: set[Path] = set()
     warned = False
@@ -382,26 +386,60 @@ def _load_captioner(model: str | os.PathLike | None) -> tuple[CnnLstmForConditio
     return captioner, CnnLstmProcessor.from_pretrained(str(model))
 
 
+@dataclass
+class SaidWords:
+    """A caption, and where its words were looked for.
+
+    Attributes:
+        caption: the whole text.
+        words: as many as there are maps.
+        maps: float (words, rows, columns), each of which sums to 1.
+        seen: the picture as the model sees it, in mode RGB.
+    """
+
+    caption: str
+    words: list[str]
+    maps: torch.Tensor
+    seen: Image.Image
+
+
 @torch.no_grad()
+def say_words(model: CnnLstmForConditionalGeneration, processor: CnnLstmProcessor, picture: Image.Image) -> SaidWords:
+    """What a captioner that looks anew for every word says of a picture.
+
+    Raises:
+        ValueError: if it says no word.
+    """
+    inputs = processor(images=[picture]).to(model.device)
+    token_ids = model.generate(**inputs)[:, 1:]
+    special = set(processor.tokenizer.all_special_ids)
+    said = [(at, token) for at, token in enumerate(token_ids[0].tolist()) if token not in special]
+    if not said:
+        raise ValueError("A caption with words is wanted, got none. Train the model for longer.")
+    return SaidWords(
+        caption=processor.tokenizer.decode(token_ids[0], skip_special_tokens=True),
+        words=[processor.tokenizer.decode([token]).strip() for _, token in said],
+        maps=model.attention_over_words(inputs["pixel_values"], token_ids)[0, [at for at, _ in said]],
+        seen=seen_picture(processor.image_processor, inputs["pixel_values"][0]),
+    )
+
+
 def _explain_caption(
     captioner: tuple[CnnLstmForConditionalGeneration, CnnLstmProcessor], result: ExplainedFile, target: Path
 ) -> None:
     """Write a picture's caption, and the sheet of where each of its words was looked for."""
     model, processor = captioner
-    inputs = processor(images=[open_picture_file(result.file)]).to(model.device)
-    token_ids = model.generate(**inputs)[:, 1:]
-    special = set(processor.tokenizer.all_special_ids)
-    said = [(at, token) for at, token in enumerate(token_ids[0].tolist()) if token not in special]
-    if not said:
-        raise ValueError(f"{result.file}: a caption with words is wanted, got none. Train the model for longer.")
-    maps = model.attention_over_words(inputs["pixel_values"], token_ids)[0, [at for at, _ in said]]
-    words = [processor.tokenizer.decode([token]).strip() for _, token in said]
-    result.rows, result.columns = maps.shape[1:]
-    result.rollout = maps.mean(dim=0).tolist()
-    result.caption = processor.tokenizer.decode(token_ids[0], skip_special_tokens=True)
+    picture = open_picture_file(result.file)
+    try:
+        said = say_words(model, processor, picture)
+    except ValueError as error:
+        raise ValueError(f"{result.file}: {error}") from error
+    result.rows, result.columns = said.maps.shape[1:]
+    result.rollout = said.maps.mean(dim=0).tolist()
+    result.caption = said.caption
     name = Path(getattr(model, "name_or_path", "") or "model").resolve().name
     title = os.fsencode(f"{Path(result.file).name}, described by {name}").decode(errors="replace")
-    caption_sheet(seen_picture(processor.image_processor, inputs["pixel_values"][0]), words, maps, title).save(target)
+    caption_sheet(said.seen, said.words, said.maps).draw(title).save(target)
     result.files = [str(target)]
 
 
@@ -413,5 +451,5 @@ def _explain(explainer: PictureExplainer, result: ExplainedFile, target: Path) -
     result.rows, result.columns = maps.real_grid()
     result.rollout = maps.rollout[0, : result.rows, : result.columns].tolist()
     title = os.fsencode(f"{Path(result.file).name}, seen by {explainer.name}").decode(errors="replace")
-    attention_sheet(explainer.seen_picture(inputs["pixel_values"]), maps, title).save(target)
+    attention_sheet(explainer.seen_picture(inputs["pixel_values"]), maps).draw(title).save(target)
     result.files = [str(target)]

@@ -6,15 +6,10 @@ question and pictures -> `ChatSession.ask` checks them and opens the pictures
   -> question, pictures and answer become part of the history
 """
 
-import difflib
-import inspect
 import json
 import os
-import queue
-import shlex
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +21,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
-    GenerationConfig,
-    GenerationMixin,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
 )
 
 from hf_vlm.data.conversations.conversations import read_conversations
@@ -41,19 +31,9 @@ from hf_vlm.models.llava.weights_llava import is_original_layout
 from hf_vlm.parts.adapter_loading import base_of_adapter, load_with_adapter
 from hf_vlm.parts.checkpoint_files import naming_faults, processor_source, read_config
 from hf_vlm.parts.pictures import to_rgb
+from hf_vlm.pipelines.answer_stream import Generation, check_generation_settings, surely_said, without_stop
 
 _MAX_NEW_TOKENS = 256  # where neither the caller nor the model says how long an answer may be
-_LOOK_SECONDS = 0.2  # between looks for a Ctrl-C, which some systems don't deliver to a waiting thread
-_OWN_SETTINGS = {"self", "inputs", "streamer", "kwargs", "num_return_sequences", "return_dict_in_generate"}
-
-HELP = """\
-A line is a question. Commands:
-  /image PATH [PATH ...]   show pictures with the next question; files or URLs, names with blanks in quotes
-  /undo                    take back the last question, its pictures and its answer
-  /reset                   begin a new conversation
-  /save FILE               write the conversation to a new file .json or .jsonl, from which a model can be trained
-  /help                    this list
-  /quit                    end, as Ctrl-D does. Ctrl-C stops an answer."""
 
 
 @dataclass
@@ -315,17 +295,17 @@ class ChatSession:
 
     def _stream(self, exchange: _Exchange, inputs: Any, settings: dict[str, Any]) -> Iterator[str]:
         """Pieces of an answer, without blanks around the whole or what stops it; the exchange is kept at the end."""
-        generation = _Generation(self.model, self.processor.tokenizer, inputs, settings)
+        generation = Generation(self.model, self.processor.tokenizer, inputs, settings)
         held = ""  # may turn out to be blanks at the end, or what stops the answer
         try:
             for piece in generation:
                 text = held + piece if exchange.answer else (held + piece).lstrip()
-                kept = _surely_said(text, settings.get("stop_strings", ()))
+                kept = surely_said(text, settings.get("stop_strings", ()))
                 held = text[len(kept) :]
                 if kept:
                     exchange.answer += kept
                     yield kept
-            if last := _without_stop(held, settings.get("stop_strings", ())).rstrip():
+            if last := without_stop(held, settings.get("stop_strings", ())).rstrip():
                 exchange.answer += last
                 yield last
         except (GeneratorExit, KeyboardInterrupt):
@@ -416,78 +396,6 @@ class ChatSession:
         self.system, self._exchanges, self._own_file = system, exchanges, Path(path).resolve()
 
 
-class _Stop(StoppingCriteria):
-    """Ends an answer at the token at which an event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-class _Generation:
-    """`generate` in a thread of its own; iterating gives text as it comes, and raises what it raised."""
-
-    def __init__(self, model: Any, tokenizer: Any, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        self._streamer = TextIteratorStreamer(
-            tokenizer, skip_prompt=True, timeout=_LOOK_SECONDS, skip_special_tokens=True
-        )
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        arguments: dict[str, Any] = {**inputs, **settings, "num_return_sequences": 1, "return_dict_in_generate": False}
-        arguments["stopping_criteria"] = StoppingCriteriaList(
-            [*(settings.get("stopping_criteria") or ()), _Stop(self._stop)]
-        )
-        given = settings.get("generation_config") or model.generation_config
-        streams = (settings.get("num_beams", getattr(given, "num_beams", None)) or 1) == 1
-        self._thread = threading.Thread(target=self._run, args=(model, tokenizer, arguments, streams), daemon=True)
-        self._thread.start()
-
-    def _run(self, model: Any, tokenizer: Any, arguments: dict[str, Any], streams: bool) -> None:
-        try:
-            if streams:
-                model.generate(**arguments, streamer=self._streamer)
-            else:  # of beams, what was said first is known at the end
-                (tokens,) = model.generate(**arguments)
-                answer = tokens[arguments["input_ids"].shape[1] :]
-                self._streamer.on_finalized_text(tokenizer.decode(answer, skip_special_tokens=True))
-        except BaseException as error:  # raised where the text is taken
-            self._error = error
-        finally:
-            self._streamer.on_finalized_text("", stream_end=True)
-
-    def __iter__(self) -> Iterator[str]:
-        while True:
-            try:
-                yield next(self._streamer)
-            except queue.Empty:
-                continue
-            except StopIteration:
-                break
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """End at the next token, and wait for it."""
-        self._stop.set()
-        self._thread.join()
-
-
-def check_generation_settings(settings: Mapping[str, Any]) -> None:
-    """Checks that generation knows every setting.
-
-    Raises:
-        TypeError: if not, or if it is one that a session sets itself.
-    """
-    known = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters} - _OWN_SETTINGS
-    for name in sorted(settings.keys() - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"Did you mean `{near[0]}`?" if near else "See `transformers.GenerationConfig`."
-        raise TypeError(f"A setting of generation is wanted, got `{name}`. {advice}")
-
-
 def _check_task(name: str) -> None:
     """Raises ValueError for a model that is not of pictures and text, in fewer words than `AutoModel` has for it."""
     stored = read_config(name)
@@ -504,18 +412,6 @@ def _check_task(name: str) -> None:
             f"{name} must be a model of pictures and text (`AutoModelForImageTextToText`), got `{config.model_type}`. Assemble "
             "one with `LlavaVisionLanguageForConditionalGeneration.from_pretrained_parts`."
         )
-
-
-def _without_stop(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first of the strings that stop an answer."""
-    return min((text.partition(stop)[0] for stop in stops), key=len, default=text)
-
-
-def _surely_said(text: str, stops: Sequence[str]) -> str:
-    """A text without what stops it, without an end that may be the beginning of such a string, and blanks before these."""
-    text = _without_stop(text, stops)
-    unsure = [number for stop in stops for number in range(1, len(stop)) if text.endswith(stop[:number])]
-    return text[: len(text) - max(unsure, default=0)].rstrip()
 
 
 def _with_pictures(content: str | Sequence[Mapping[str, Any]], pictures: Iterator[Image.Image]) -> list[dict[str, Any]]:
@@ -535,75 +431,3 @@ def _name_in_folder(source: str | None, folder: Path) -> str | None:
         return None
     file, folder = Path(source).resolve(), folder.resolve()
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
-
-
-# Lines of a terminal or a file
-
-
-@dataclass
-class ChatReply:
-    """What came of a line: an answer, or a command's notice, or an error.
-
-    Attributes:
-        question: the line; empty for a command or an error.
-        images: sources of the pictures that were shown with it.
-        pieces: the answer as it comes.
-        notice: what a command has to say.
-        error: what was wrong with the line.
-    """
-
-    question: str = ""
-    images: list[str | None] = field(default_factory=list)
-    pieces: Iterator[str] = field(default_factory=lambda: iter(()))
-    notice: str | None = None
-    error: str | None = None
-
-
-def converse(session: ChatSession, lines: Iterable[str], pictures: Iterable[ChatPicture] = ()) -> Iterator[ChatReply]:
-    """What comes of each line: questions are asked, commands (see `HELP`) obeyed, blank lines passed over.
-
-    Args:
-        lines: read one at a time, when the answer to the last has been taken.
-        pictures: shown with the first question. Pictures wait until a question is answered.
-    """
-    waiting = list(pictures)
-    for line in map(str.strip, lines):
-        if line == "/quit":
-            return
-        if not line:
-            continue
-        num_before = session.num_exchanges
-        try:
-            if line.startswith("/"):
-                reply = ChatReply(notice=_obey(session, line, waiting))
-            else:
-                reply = ChatReply(line, [picture.source for picture in waiting], session.ask(line, waiting))
-        except (ValueError, OSError) as error:
-            reply = ChatReply(error=str(error))
-        yield reply
-        if session.num_exchanges > num_before:
-            waiting.clear()
-
-
-def _obey(session: ChatSession, line: str, waiting: list[ChatPicture]) -> str:
-    """Do what a command says; gives back what to tell."""
-    name, *words = shlex.split(line, posix=os.name == "posix")  # elsewhere `\\` is a part of names
-    arguments = [os.path.expanduser(word if os.name == "posix" else word.strip("\"'")) for word in words]
-    if name == "/help":
-        return HELP
-    if name == "/image" and arguments:
-        waiting += [open_chat_picture(argument) for argument in arguments]
-        return f"{len(waiting)} picture{'' if len(waiting) == 1 else 's'} for the next question."
-    if name == "/undo" and not arguments:
-        session.undo()
-        return f"Taken back. {session.num_exchanges} exchange{'' if session.num_exchanges == 1 else 's'} left."
-    if name == "/reset" and not arguments:
-        session.reset()
-        waiting.clear()
-        return "A new conversation."
-    if name == "/save" and len(arguments) == 1:
-        session.save(arguments[0])
-        return f"Saved in {arguments[0]}."
-    raise ValueError(
-        f"A command such as `/image PATH`, `/undo`, `/reset` or `/save FILE` is wanted, got `{line}`. `/help` lists them."
-    )

@@ -21,8 +21,6 @@ from hf_vlm.parts.picture_text_processor import check_vocabulary
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 
-_PICTURE_SUFFIXES = frozenset(Image.registered_extensions())
-
 Precision = Literal["float32", "bfloat16", "int8"]
 
 
@@ -161,14 +159,13 @@ def listed_pictures(files: Iterable[str | os.PathLike]) -> Iterator[tuple[str, s
 
     Folders in it are not entered, and hidden files, such as macOS's `._scan.jpg`, are passed over.
     """
+    suffixes = Image.registered_extensions()  # here, as it loads all of Pillow's formats
     for path in map(Path, files):
         if not path.is_dir():
             yield str(path), None
             continue
         pictures = [
-            inner
-            for inner in path.iterdir()
-            if inner.suffix.lower() in _PICTURE_SUFFIXES and not inner.name.startswith(".")
+            inner for inner in path.iterdir() if inner.suffix.lower() in suffixes and not inner.name.startswith(".")
         ]
         if not pictures:
             yield str(path), f"A folder of pictures is wanted, got {path} without one. Check it."

@@ -12,7 +12,6 @@ everything twice, and nothing of the one is an instance of anything in the other
 """
 
 import contextlib
-import fnmatch
 import json
 import os
 import re
@@ -31,17 +30,7 @@ from hf_vlm.sharing.cards.model_card import write_card
 from hf_vlm.sharing.cards.sections import is_handwritten
 from hf_vlm.sharing.flat_code import ENTRY_MODULE, PACKAGE, check_code, flat_name, flatten, header
 from hf_vlm.sharing.new_folder import check_is_new, new_folder
-from hf_vlm.sharing.whole_models import load_processor, own_model_type
-
-# Files that belong to a model; what a training run leaves beside it stays behind.
-_TAKEN = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
-    *("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken"),
-    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
-    *("README.md", "LICENSE*", "NOTICE*", "weight_report.json", "merged_from.json"),
-    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
-)
+from hf_vlm.sharing.whole_models import MODEL_FILES, files_of_model, load_processor, own_model_type
 
 
 @dataclass
@@ -105,7 +94,7 @@ def export_code(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
     classes = _needed_classes(config, [value for value in settings.values() if value])
 
     with new_folder(out) as written:
-        for path in _files_of_model(source):
+        for path in files_of_model(source):
             (written / path).parent.mkdir(exist_ok=True)
             # Not a hard link: what is trained further is saved over it.
             shutil.copyfile(source / path, written / path)
@@ -167,7 +156,7 @@ def _whole_model(folder: str | os.PathLike) -> Path:
     if model_type not in CONFIG_MAPPING or not _is_ours(CONFIG_MAPPING[model_type]):
         raise ValueError(f"A model type of this package is wanted, got `{model_type}` in {folder}. {instead}")
     if not os.path.isdir(folder):
-        folder = snapshot_download(os.fspath(folder), allow_patterns=list(_TAKEN))
+        folder = snapshot_download(os.fspath(folder), allow_patterns=list(MODEL_FILES))
     source = Path(folder)
     weights = [name for name in WEIGHT_FILES if (source / name).is_file()]
     if not weights:
@@ -193,16 +182,6 @@ def _check_loads(source: Path) -> None:
     if models and getattr(config, "quantization_config", None) is None:  # whose loading wants the device that it is for
         (named or models)[0].from_pretrained(source, device_map="meta")
     load_processor(source)
-
-
-def _files_of_model(source: Path) -> list[Path]:
-    """What is taken along, relative to the folder."""
-    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
-    return [path for path in files if any(_matches(path.as_posix(), pattern) for pattern in _TAKEN)]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
 
 
 # Which classes

@@ -1,6 +1,8 @@
-"""What an export begins with: a whole model of ours and its processor."""
+"""What an export begins with: a whole model of ours, its processor, and which files are theirs."""
 
+import fnmatch
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,16 @@ from transformers import (
 from hf_vlm.parts.checkpoint_files import find_file, read_config, read_json
 from hf_vlm.parts.model_class import model_class
 from hf_vlm.parts.vision_features import configured_image_size
+
+# Files that belong to a model; what a training run leaves beside it stays behind.
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    *("README.md", "LICENSE*", "NOTICE*", "weight_report.json", "merged_from.json"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg"),
+)
 
 
 def own_model_type(folder: str | os.PathLike, instead: str) -> str:
@@ -62,6 +74,20 @@ def load_processor(folder: str | os.PathLike) -> Any:
             _check_kind(processor, AutoConfig.from_pretrained(folder), file)
             return processor
     return None
+
+
+def files_of_model(folder: Path, also: Iterable[str] = ()) -> list[Path]:
+    """What belongs to a folder's model, relative to the folder.
+
+    Args:
+        also: further patterns of names, besides `MODEL_FILES`; a `/` in a name wants one in its pattern.
+    """
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [path for path in files if any(_matches(path.as_posix(), pattern) for pattern in (*MODEL_FILES, *also))]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatch.fnmatchcase(path, pattern)
 
 
 def _check_kind(processor: Any, config: PreTrainedConfig, file: Path) -> None:

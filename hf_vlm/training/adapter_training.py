@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config
 
 from hf_vlm.parts.base_weights import base_of, role_paths
 from hf_vlm.parts.checkpoint_files import read_weights
@@ -22,11 +23,13 @@ from hf_vlm.parts.model_origin import note_origin
 from hf_vlm.training.gradient_checks import check_gradients
 from hf_vlm.training.lora import add_lora, check_adapter_gradients, differing_setting, save_adapter
 from hf_vlm.training.lora_layers import LoraSection
+from hf_vlm.training.optimizer_files import PortableCheckpoints
+from hf_vlm.training.supervision import SupervisedTrainer
 
 BASE_FOLDER = "base"
 
 
-class AdapterTrainer(Trainer):
+class AdapterTrainer(SupervisedTrainer, PortableCheckpoints):
     """`Trainer` of a model that may have adapters. Stands before other trainers in the list of bases.
 
     Attributes:
@@ -43,6 +46,8 @@ class AdapterTrainer(Trainer):
                 "Adapters are saved from whole weights, got FSDP or DeepSpeed, which split them. Train adapters by DDP "
                 "(`torchrun`), or without `lora`."
             )
+        if self.is_deepspeed_enabled:  # so that generation waits for all processes; models are built without it
+            set_hf_deepspeed_config(self.accelerator.state.deepspeed_plugin.hf_ds_config)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`, with the adapter's base in its place: see `save_base`."""

@@ -14,11 +14,11 @@ from hf_vlm.parts.base_weights import base_of
 from hf_vlm.training.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
 from hf_vlm.training.gradient_checks import check_gradients
 from hf_vlm.training.line_trainer import LineTrainer
+from hf_vlm.training.memory import one_pass, training_memory
 from hf_vlm.training.picture_text import PictureTextTrainer
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
 
-MEBIBYTE = 2**20
 MAX_LISTED = 16
 MAX_SHOWN_SAMPLES = 2
 
@@ -46,7 +46,7 @@ def dry_run(recipe: Recipe) -> str:
         shown = f"pixel_values {tuple(batch['pixel_values'].shape)}, drawn in {picture}"
     else:
         shown = f"image_features {tuple(batch['image_features'].shape)}, computed before"
-    loss, activation_bytes = _one_pass(trainer, batch)
+    loss, activation_bytes = one_pass(trainer, batch)
     if is_reader:  # the layers below a new head, which is zero, rightly have no gradient yet
         check_gradients(trainer.model)
 
@@ -61,7 +61,7 @@ def dry_run(recipe: Recipe) -> str:
         "",
         *_part_table(trainer.model),
         "",
-        *_memory_table(trainer.model, activation_bytes),
+        *_memory_table(trainer, activation_bytes),
         "",
         f"first batch: {shown}",
         *(_label_table(trainer, batch["labels"], texts) if is_reader else _class_list(texts)),
@@ -75,7 +75,7 @@ def _conversation_report(trainer: ConversationTrainer) -> str:
     """The report of a run on conversations: instead of a picture of the batch, what is learnt of its first samples."""
     batch = next(iter(trainer.get_train_dataloader()))
     sources = batch.pop("sources", [])
-    loss, activation_bytes = _one_pass(trainer, batch)
+    loss, activation_bytes = one_pass(trainer, batch)
     if any(name in batch for name in PICTURE_INPUTS):  # without pictures the projector's gradient is rightly zero
         trainer.check_gradients(trainer.model)
     args, learnt = trainer.args, int((batch["labels"] >= 0).sum())
@@ -87,7 +87,7 @@ def _conversation_report(trainer: ConversationTrainer) -> str:
         "",
         *_part_table(trainer.model),
         "",
-        *_memory_table(trainer.model, activation_bytes),
+        *_memory_table(trainer, activation_bytes),
         "",
         f"first batch: {shapes}; {learnt} of {batch['labels'].numel()} tokens are learnt",
     ]
@@ -150,25 +150,6 @@ def _class_list(texts: Sequence[str]) -> list[str]:
     return [*shown, f"  and {len(texts) - MAX_LISTED} more"] if shown and len(texts) > MAX_LISTED else shown
 
 
-def _one_pass(trainer: Trainer, batch: dict[str, Any]) -> tuple[float, int]:
-    """The first loss, and the bytes that its forward pass keeps for the backward pass."""
-    kept: dict[int, int] = {}
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    trainer.model.train()
-    batch = trainer._prepare_inputs(batch)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), trainer.accelerator.autocast():
-        loss = trainer.compute_loss(trainer.model, batch)
-    loss.backward()
-    return float(loss.detach()), sum(kept.values())
-
-
 def _part_table(model: torch.nn.Module) -> list[str]:
     counts: dict[str, list[int]] = {}
     for name, parameter in base_of(model).named_parameters():  # adapters among their parts
@@ -181,18 +162,9 @@ def _part_table(model: torch.nn.Module) -> list[str]:
     return [*rows, f"{'all':<28}{every:>14,}{trained:>14,}"]
 
 
-def _memory_table(model: torch.nn.Module, activation_bytes: int) -> list[str]:
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    amounts = {
-        "weights": weights,
-        "gradients": trained,
-        "Adam's two moments": 2 * trained,
-        "activations of this batch": activation_bytes,
-    }
-    rows = ["memory, at least (a longer batch keeps more activations)"]
-    rows += [f"  {name:<26}{amount / MEBIBYTE:>10.1f} MiB" for name, amount in amounts.items()]
-    return [*rows, f"  {'all':<26}{sum(amounts.values()) / MEBIBYTE:>10.1f} MiB"]
+def _memory_table(trainer: Trainer, activation_bytes: int) -> list[str]:
+    memory = training_memory(trainer.model, activation_bytes=activation_bytes, optim=trainer.args.optim)
+    return ["memory, at least (a longer batch keeps more activations)", *memory.rows()]
 
 
 def _label_table(trainer: Trainer, labels: torch.Tensor, texts: Sequence[str]) -> list[str]:

@@ -14,13 +14,13 @@ from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, TrainingBatch, TrainingImages, read_images
 from hf_vlm.training.adapter_training import with_adapters
-from hf_vlm.training.arguments import training_arguments
+from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.code_targets import CodeTargets, load_code_targets
 from hf_vlm.training.image_models import build_model, measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
 from hf_vlm.training.image_trainer import ImageTrainer
 from hf_vlm.training.recipe_files import listed
-from hf_vlm.training.runs import run
+from hf_vlm.training.runs import Resume, run
 
 # What this trainer needs to be right; a recipe that asks for something else is refused.
 FIXED_SETTINGS = {
@@ -29,7 +29,7 @@ FIXED_SETTINGS = {
 }
 
 
-def train(recipe: ImageRecipe, resume: bool = True) -> ImageTrainer:
+def train(recipe: ImageRecipe, resume: Resume = True) -> ImageTrainer:
     """The trainer after the run, its model the best of the run (highest `eval_accuracy`, of masked modelling the lowest
     `eval_loss`; the last if nothing was validated).
 
@@ -38,7 +38,7 @@ def train(recipe: ImageRecipe, resume: bool = True) -> ImageTrainer:
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required". The resumed run ends
             with the weights that the uninterrupted one would have.
 
     Raises:
@@ -75,7 +75,7 @@ def build_trainer(recipe: ImageRecipe) -> ImageTrainer:
         code_targets = load_code_targets(recipe.model.tokenizer, model, statistics, _patch_grid(model, statistics.size))
     if not is_classifier:
         _check_masking(model, statistics.size, code_targets)
-    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    items_per_step = items_per_update(arguments)
     if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
         arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * len(rows) / items_per_step))
     pictures = TrainingImages(

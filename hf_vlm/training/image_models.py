@@ -196,10 +196,15 @@ def _with_new_head(
     if hasattr(model, "reset_head"):  # ours: a zero one
         model.reset_head(id2label=dict(enumerate(names)), num_linear_layers=num_linear_layers)
         return model
-    config = copy.deepcopy(model.config)
+    of_timm: Any = getattr(model, "timm_model", None)
+    config = model.config if of_timm is not None else copy.deepcopy(model.config)
     for name, value in _labels(names).items():
         setattr(config, name, value)
     config.problem_type = None
+    if of_timm is not None:  # which has its head within what transformers takes for the encoder
+        of_timm.reset_classifier(len(names))
+        model.num_labels = len(names)
+        return model
     fresh = auto_class.from_config(config)
     getattr(fresh, fresh.base_model_prefix).load_state_dict(getattr(model, model.base_model_prefix).state_dict())
     return fresh

@@ -16,7 +16,7 @@ from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingI
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.adapter_training import with_adapters
-from hf_vlm.training.arguments import training_arguments
+from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.image_models import (
     check_unit_range,
     measure_processor,
@@ -27,7 +27,7 @@ from hf_vlm.training.image_models import (
 )
 from hf_vlm.training.recipe import build_config, named_section, refuse_unknown
 from hf_vlm.training.recipe_files import listed
-from hf_vlm.training.runs import run
+from hf_vlm.training.runs import Resume, run
 from hf_vlm.training.schedules import AnnealingCallback, Schedule, check_schedules
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 from hf_vlm.training.tokenizer_trainer import TokenizerTrainer
@@ -42,7 +42,7 @@ FIXED_SETTINGS = {
 }
 
 
-def train(recipe: TokenizerRecipe, resume: bool = True) -> TokenizerTrainer:
+def train(recipe: TokenizerRecipe, resume: Resume = True) -> TokenizerTrainer:
     """The trainer after the run.
 
     `training.output_dir` then holds tokenizer and image processor as a folder for `from_pretrained`, the recipe as it was
@@ -50,7 +50,7 @@ def train(recipe: TokenizerRecipe, resume: bool = True) -> TokenizerTrainer:
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required". The resumed run ends
             with the weights that the uninterrupted one would have.
 
     Raises:
@@ -84,7 +84,7 @@ def build_trainer(recipe: TokenizerRecipe) -> TokenizerTrainer:
     check_schedules(model, schedules)
     statistics, prepare = measure_processor(processor, model.config)
     check_unit_range(processor, statistics)
-    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    items_per_step = items_per_update(arguments)
     if arguments.max_steps <= 0:  # the training set is one endless epoch: count its steps from the pictures
         arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * len(rows) / items_per_step))
     for name, schedule in recipe.annealing.items():

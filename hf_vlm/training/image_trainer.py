@@ -1,25 +1,38 @@
 """`Trainer` for pictures: top-1 and top-5 accuracy of classifiers, the loss of masked image modelling."""
 
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional as F
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
 
 from hf_vlm.data.labelled_images import ProcessedBatch
+from hf_vlm.parts.model_saving import is_split
 from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.code_targets import CodeTargets
+from hf_vlm.training.evaluation_shares import own_batches
 from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.metrics import top_k_accuracy
+from hf_vlm.training.optimizer_files import engine_of
 from hf_vlm.training.parameter_groups import parameter_groups
+from hf_vlm.training.running_statistics import SharedStatistics, running_statistics
 
 TOP = 5  # ImageNet's second measure
 
 
 class ImageTrainer(AdapterTrainer):
     """`Trainer` whose evaluation pictures are prepared by the image processor, as they are in use.
+
+    What a model draws in training (drop path, masks, noise) is a function of the seed and of which items are in the batch:
+    two processes draw for their batches what one draws for the same two, one after the other.
 
     Args:
         eval_collator: collates evaluation pictures; `data_collator` those of training.
@@ -29,6 +42,7 @@ class ImageTrainer(AdapterTrainer):
     """
 
     data_collator: Any
+    control: Any
 
     def __init__(
         self,
@@ -39,13 +53,17 @@ class ImageTrainer(AdapterTrainer):
         code_targets: CodeTargets | None = None,
         **kwargs: Any,
     ) -> None:
-        if is_classifier:
-            kwargs |= {"compute_metrics": _accuracies, "preprocess_logits_for_metrics": _best_classes}
         super().__init__(*args, **kwargs)
+        self.is_classifier = is_classifier
         self.eval_collator, self.layer_decay, self.code_targets = eval_collator, layer_decay, code_targets
         self.can_return_loss = not is_classifier  # without labels there is a loss all the same
         # The loss is a mean over the batch, whatever a model could do with the number of pictures in all batches of a step.
         self.model_accepts_loss_kwargs = False
+        if running_statistics(self.model):
+            self.add_callback(SharedStatistics())
+            if self.accelerator.ddp_handler is not None and self.args.ddp_broadcast_buffers is None:
+                # else DDP puts the first process's in their place before each forward pass
+                self.accelerator.ddp_handler.broadcast_buffers = False
         if self.lora is not None:
             self.add_callback(GradientCheck(self._check_after_first_step))
 
@@ -79,7 +97,12 @@ class ImageTrainer(AdapterTrainer):
         return F.cross_entropy(outputs["logits"].float(), labels)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(inputs)
+        inputs = super()._prepare_inputs({name: value for name, value in inputs.items() if name != "sources"})
+        index = inputs.pop("index", None)
+        if index is not None:  # a batch to learn from
+            torch.manual_seed(
+                int(np.random.SeedSequence((self.args.seed, 3, index)).generate_state(1, np.uint64)[0] >> 1)
+            )
         if self.code_targets is not None:
             inputs["code_ids"] = self.code_targets(inputs["pixel_values"])
         return inputs
@@ -92,40 +115,75 @@ class ImageTrainer(AdapterTrainer):
         finally:
             self.data_collator = of_training
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.evaluation_loop`; masks are drawn alike every time, and training draws on as without it."""
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed)
-            return super().evaluation_loop(*args, **kwargs)
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The loss, a mean over pictures, and the scores of `dataloader.dataset`, of which each process takes its batches.
+
+        Masks are drawn alike every time, and training draws on as without an evaluation.
+        """
+        rows, loss, found = dataloader.dataset, np.zeros(2), []
+        with self.evaluating() as model:
+            for batch, number in own_batches(rows, self.eval_collator, self.args):
+                of_batch, logits, labels = self.prediction_step(model, batch, not self.is_classifier, ignore_keys)
+                if number and of_batch is not None:
+                    loss += number * np.array([float(of_batch), 1.0])
+                if number and logits is not None and labels is not None:
+                    first = logits[0] if isinstance(logits, tuple) else logits
+                    found.append((best_classes(first).cpu().numpy(), labels.cpu().numpy()))
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        shares = gather_object([(loss, found)])
+        total, number = sum(of_process for of_process, _ in shares)
+        metrics = {"loss": float(total / number)} if number else {}
+        rounds = itertools.zip_longest(*(batches for _, batches in shares))
+        in_order = [batch for of_round in rounds for batch in of_round if batch is not None]
+        ranked, labels = (
+            (np.concatenate(arrays) for arrays in zip(*in_order, strict=True)) if in_order else (None, None)
+        )
+        if ranked is not None and labels is not None:
+            metrics |= accuracies(labels, ranked)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=ranked, label_ids=labels, metrics=metrics, num_samples=len(rows))
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[Any]:
+        """Around an evaluation: the model on its device, in evaluation mode; what is drawn is undone for training."""
+        model = self.accelerator.unwrap_model(self.model)
+        if next(model.parameters()).device.type != self.args.device.type and not is_split(model):
+            model.to(self.args.device)
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+                yield model
+        finally:
+            model.train(was_training)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # Trainer's own passes over tensors whose names in the file differ from those in memory, such as all layers of
         # transformers' ViT: only `from_pretrained` translates them.
         model = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+        is_plain = self.engine == "plain" and engine_of(Path(resume_from_checkpoint)) == "plain"
+        if not is_plain or not isinstance(model, PreTrainedModel):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
+        if self.engine == "deepspeed" or not isinstance(self.accelerator.unwrap_model(self.model), PreTrainedModel):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _best_classes(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """What is kept of the logits of a batch in an evaluation, see `best_classes`."""
-    return best_classes(logits[0] if isinstance(logits, tuple) else logits)
 
 
 def best_classes(logits: torch.Tensor) -> torch.Tensor:
     """Int64 (batch, at most 5): the likeliest classes, best first; fewer than there are."""
     return logits.topk(min(TOP, logits.shape[-1] - 1)).indices
-
-
-def _accuracies(prediction: EvalPrediction) -> dict[str, float]:
-    return accuracies(np.asarray(prediction.label_ids), np.asarray(prediction.predictions))
 
 
 def accuracies(labels: np.ndarray, ranked: np.ndarray) -> dict[str, float]:

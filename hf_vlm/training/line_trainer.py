@@ -9,9 +9,9 @@ from transformers import EvalPrediction, Seq2SeqTrainer
 
 from hf_vlm.data.lines.image_text import TextLines
 from hf_vlm.parts.base_weights import base_of
-from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.metrics import character_error_rate, word_error_rate
+from hf_vlm.training.token_loss import TokenLossTrainer
 
 
 class ReferenceLines(Dataset):
@@ -41,7 +41,7 @@ class ReferenceLines(Dataset):
         return self.rows[self._indices[index]]
 
 
-class LineTrainer(AdapterTrainer, Seq2SeqTrainer):
+class LineTrainer(TokenLossTrainer, Seq2SeqTrainer):
     """`Seq2SeqTrainer` that scores what `generate` reads against the rows' own texts.
 
     Scoring against decoded labels would hide every character that the tokenizer does not know. Evaluation sets are
@@ -50,14 +50,8 @@ class LineTrainer(AdapterTrainer, Seq2SeqTrainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._lines: ReferenceLines | None = None
         super().__init__(*args, compute_metrics=self._score, **kwargs)
         self.add_callback(GradientCheck(self.check_gradients))
-
-    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.evaluation_loop`; notes which lines are being read."""
-        self._lines = dataloader.dataset
-        return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """As `Seq2SeqTrainer.prediction_step`, whose changes to the model's generation settings are undone."""
@@ -91,8 +85,8 @@ class LineTrainer(AdapterTrainer, Seq2SeqTrainer):
         return metrics
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
-        lines = self._lines
-        assert lines is not None and self.processing_class is not None
+        lines: ReferenceLines = self.evaluated
+        assert self.processing_class is not None
         token_ids = np.asarray(prediction.predictions)  # (lines, tokens), filled up with -100 or the pad token
         token_ids = np.where(token_ids < 0, self.model.config.pad_token_id, token_ids)
         read = self.processing_class.batch_decode(token_ids, skip_special_tokens=True)

@@ -9,6 +9,7 @@ The papers' two phases are two recipes: the projector alone on captions, then pr
 Source: Liu et al. 2023a, section 4.2, https://arxiv.org/abs/2304.08485
 """
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -29,14 +30,14 @@ from hf_vlm.models.llava.configuration_llava import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditionalGeneration
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.parts.language_model import packing_way
-from hf_vlm.training.arguments import training_arguments
+from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.conversation_trainer import PARTS, ConversationTrainer
 from hf_vlm.training.feature_cache import cached_features
 from hf_vlm.training.llava_recipe import LlavaRecipe, MixtureSource
 from hf_vlm.training.lora import add_lora, loading_arguments
 from hf_vlm.training.projector_files import load_projector
 from hf_vlm.training.recipe import named_section, refuse_unknown
-from hf_vlm.training.runs import run
+from hf_vlm.training.runs import Resume, run
 from hf_vlm.training.task_sources import TaskSource, read_source
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ FIXED_SETTINGS = {
 }
 
 
-def train(recipe: LlavaRecipe, resume: bool = True) -> ConversationTrainer:
+def train(recipe: LlavaRecipe, resume: Resume = True) -> ConversationTrainer:
     """The trainer after the run.
 
     `training.output_dir` then holds model (or adapter) and processor as a folder for `from_pretrained`, the projector by
@@ -59,7 +60,7 @@ def train(recipe: LlavaRecipe, resume: bool = True) -> ConversationTrainer:
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required". The resumed run ends
             with the weights that the uninterrupted one would have.
 
     Raises:
@@ -103,16 +104,20 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
             with arguments.main_process_first(desc="vision features"):
                 folder = output_dir / data.features_folder / name
                 features = cached_features(model, processor, rows, folder)
-        return EncodedConversations(
-            rows,
-            processor,
-            max_length=data.max_length,
-            context=data.context,
-            seed=arguments.seed,
-            features=features,
-            bad_pictures=data.bad_pictures,
-            skipped_file=output_dir / "skipped_rows.txt",
-        )
+        # What several processes encode is kept: those of the run that come after find it.
+        in_turn = arguments.main_process_first(desc="encoding") if data.num_proc > 1 else contextlib.nullcontext()
+        with in_turn:
+            return EncodedConversations(
+                rows,
+                processor,
+                max_length=data.max_length,
+                context=data.context,
+                seed=arguments.seed,
+                features=features,
+                bad_pictures=data.bad_pictures,
+                skipped_file=output_dir / "skipped_rows.txt",
+                num_proc=data.num_proc,
+            )
 
     if data.bad_pictures == "skip":
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -137,10 +142,11 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
             data.max_length,
         )
 
-    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    items_per_step = items_per_update(arguments)
     common: dict[str, Any] = {
         "batch_size": arguments.train_batch_size,
         "num_processes": arguments.world_size,
+        "accumulation_steps": arguments.gradient_accumulation_steps,
         "max_tokens": data.max_tokens,
     }
 

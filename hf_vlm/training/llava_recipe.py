@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig
 
+from hf_vlm.data.worker_processes import check_num_proc
 from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe, refuse_unknown
 from hf_vlm.training.recipe_files import listed
@@ -96,6 +97,9 @@ class LlavaDataSection:
         features_folder: where the vision encoder's features are kept, relative to `training.output_dir`; they are computed
             once and read from then on. None computes them in every step. For a vision encoder that doesn't train; takes
             4 bytes a number: 96 kB a picture for 64 tokens of 384.
+        num_proc: processes that turn the conversations into tokens before the first step. With 2 and more, the first process of
+            each machine has it done, and what they made is kept in the cache of `datasets` (`HF_DATASETS_CACHE`) for the others
+            and for later runs on the same data.
     """
 
     folder: str = "."
@@ -107,8 +111,10 @@ class LlavaDataSection:
     grouping: Literal["none", "length", "modality"] = "none"
     bad_pictures: Literal["fail", "skip"] = "fail"
     features_folder: str | None = None
+    num_proc: int = 1
 
     def __post_init__(self) -> None:
+        check_num_proc(self.num_proc, "data.num_proc")
         if not self.train:
             raise ValueError("`data` wants conversations to learn from, got none. Set `data.train`.")
         if self.max_length < 2:

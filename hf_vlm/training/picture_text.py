@@ -1,12 +1,14 @@
 """Training a CNN + LSTM or TrOCR to write about pictures: a recipe in, a folder with model, processor and checkpoints out.
 
-The data's way: rows of a task (`task_rows.py`) -> `PictureTextRows` (picture or its features, text, question) -> `LineCollator`
--> `PictureTextTrainer`, which scores what the model writes as the task is scored.
+The data's way: rows of a task (`task_rows.py`) -> `PictureTextRows` (picture or its features, text, question) ->
+`RowOrder` (which row comes when) -> `LineCollator` -> `PictureTextTrainer`, which scores what the model writes as the task is
+scored.
 """
 
 import dataclasses
 import inspect
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from transformers import set_seed
 from hf_vlm.data.collators import LineCollator
 from hf_vlm.data.conversations.conversation_order import weighted_rows
 from hf_vlm.data.conversations.conversations import Conversations, text_of
+from hf_vlm.data.row_order import RowOrder
 from hf_vlm.data.word_tokenizer import build_word_tokenizer
 from hf_vlm.models.cnn_lstm import assembly as cnn_lstm_assembly
 from hf_vlm.models.cnn_lstm.configuration_cnn_lstm import CnnLstmConfig
@@ -29,16 +32,17 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.picture_text_processor import check_vocabulary
-from hf_vlm.training.adapter_training import AdapterTrainer, with_adapters
-from hf_vlm.training.arguments import training_arguments
+from hf_vlm.training.adapter_training import with_adapters
+from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.feature_cache import cached_features
 from hf_vlm.training.gradient_checks import GradientCheck
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import named_section, refuse_unknown
-from hf_vlm.training.runs import run
-from hf_vlm.training.task_evaluation import check_start_token, evaluate_rows
+from hf_vlm.training.runs import Resume, run
+from hf_vlm.training.task_evaluation import check_start_token, evaluate_rows, rows_by_question_length
 from hf_vlm.training.task_metrics import TASK_METRICS, score_task
 from hf_vlm.training.task_sources import read_source
+from hf_vlm.training.token_loss import TokenLossTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ _CLASSES: dict[str, tuple[Any, Any, Any, Any]] = {
 # What this trainer needs to be right; a recipe that asks for something else is refused.
 FIXED_SETTINGS = {
     "remove_unused_columns": False,  # rows hold `image` and `text`, which `forward` has no parameters for
+    "train_sampling_strategy": "random",  # `RowOrder`, the same on any number of processes
     "prediction_loss_only": True,  # scores are of what the model writes by itself
 }
 
@@ -76,13 +81,13 @@ class PictureTextRows(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: `image` or `image_features`, float (tokens, width); `text`; `prompt`.
+        """Row `index`: `image` or `image_features`, float (tokens, width); `text`; `source`; `prompt`.
 
         Raises:
             ValueError: if the picture can't be read; the message names the row.
         """
         messages = self.rows.messages(index)
-        item: dict[str, Any] = {"text": text_of(messages[-1])}
+        item: dict[str, Any] = {"text": text_of(messages[-1]), "source": self.rows.sources[index]}
         if self.asks:
             item["prompt"] = text_of(messages[-2])
         if self.features is None:
@@ -93,7 +98,7 @@ class PictureTextRows(Dataset):
         return item
 
 
-class PictureTextTrainer(AdapterTrainer):
+class PictureTextTrainer(TokenLossTrainer):
     """`Trainer` that scores what `generate` writes about the pictures of the validation sets, as the task is scored.
 
     Evaluation sets are `PictureTextRows`; with several by name, the means of their scores are logged too.
@@ -106,6 +111,11 @@ class PictureTextTrainer(AdapterTrainer):
         self.task = task
         super().__init__(*args, **kwargs)
         self.add_callback(GradientCheck(self.check_gradients))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return RowOrder(len(rows), seed=seed, length=self.args.max_steps * items_per_update(self.args))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -132,11 +142,15 @@ class PictureTextTrainer(AdapterTrainer):
     def _score(self, dataset: PictureTextRows) -> dict[str, float]:
         """Scores of a set, of which every process asks a share."""
         model, rows = self.accelerator.unwrap_model(self.model), dataset.rows
-        share = range(self.args.process_index, len(rows), self.args.world_size)
+        # Of every length as many rows, some asked twice: where weights are split, no process may be done before the others.
+        number, share = self.args.world_size, []
+        for alike in rows_by_question_length(self.processing_class, rows, self.task):
+            asked = range(self.args.process_index, -(-len(alike) // number) * number, number)
+            share += [alike[place % len(alike)] for place in asked]
         settings = {"task": self.task, "batch_size": self.args.per_device_eval_batch_size}
         was_training = model.training
         with self.accelerator.autocast():
-            said = evaluate_rows(model, self.processing_class, rows.select(share), **settings).answers if share else []
+            said = evaluate_rows(model, self.processing_class, rows.select(share), **settings).answers
         model.train(was_training)
         pairs = dict(gather_object(list(zip(share, said, strict=True))))
         return score_answers(self.task, rows, [pairs[index] or "" for index in range(len(rows))])
@@ -148,7 +162,7 @@ def score_answers(task: str, rows: Conversations, answers: list[str]) -> dict[st
     return score_task(task, [rows.references(index) for index in range(len(rows))], answers, groups)
 
 
-def train(recipe: PictureTextRecipe, resume: bool = True) -> PictureTextTrainer:
+def train(recipe: PictureTextRecipe, resume: Resume = True) -> PictureTextTrainer:
     """The trainer after the run, its model the best of the run by the task's main score (the last if nothing was validated).
 
     `training.output_dir` then holds model and processor as a folder for `from_pretrained`, the recipe as it was run, and the
@@ -156,8 +170,8 @@ def train(recipe: PictureTextRecipe, resume: bool = True) -> PictureTextTrainer:
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends with the
-            weights that the uninterrupted one would have.
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required". The
+            resumed run ends with the weights that the uninterrupted one would have.
 
     Raises:
         ValueError: if recipe, model and data do not fit each other, before any training.
@@ -214,6 +228,9 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
         sets.append(Subset(of_source, chosen.tolist()))
     validation = {name: dataset(rows, f"validation-{name}") for name, rows in validation_rows.items()}
     joined: ConcatDataset = ConcatDataset(sets)
+    if arguments.max_steps <= 0:  # the order is one endless epoch: count its steps from the rows
+        items = arguments.num_train_epochs * len(joined)
+        arguments.max_steps = max(1, math.ceil(items / items_per_update(arguments)))
     logger.warning("%d rows to learn from, %d for validation.", len(joined), sum(map(len, validation.values())))
     return PictureTextTrainer(
         model=with_adapters(model, recipe.lora, recipe.model.pretrained, arguments, processor),

@@ -4,7 +4,8 @@
     model:      where the weights come from
     data:       which lines are learnt from, which are read for validation
     lora:       adapters, which train in the place of a pretrained model's weights; see `LoraSection`
-    training:   any setting of transformers' `Seq2SeqTrainingArguments`
+    training:   any setting of transformers' `Seq2SeqTrainingArguments`, and `global_batch_size`: items an update, over all
+                devices; see `hf_vlm.training.arguments`
     generation: any setting of transformers' `GenerationConfig`; saved with the model
 
 Nothing is kept that is not understood: an unknown key is refused and the nearest known one named.
@@ -34,6 +35,7 @@ from hf_vlm.data.lines.augmentation import augmentation_name
 from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe_files import listed, read_sections
 
+ITEMS_OF_UPDATE = "global_batch_size"  # the one key of `training` that is ours
 _COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")  # transformers checks none of them
 
 
@@ -198,6 +200,7 @@ class Recipe:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(self.arguments_class)
         hints["fsdp"] = bool | str | None  # transformers says str and means bool
+        hints[ITEMS_OF_UPDATE] = int
         known = self.section_keys()
         for key, value in self.training.items():
             refuse_unknown(key, known["training"], "training", known)
@@ -207,6 +210,8 @@ class Recipe:
                 "`lora` wants a base that the adapter finds again, `model.pretrained`, got another `model`. Name a trained "
                 "model, or leave `lora` out."
             )
+        if (items := self.training.get(ITEMS_OF_UPDATE, 1)) < 1:
+            raise ValueError(f"`training.{ITEMS_OF_UPDATE}` must be at least 1 item an update, got {items}. Change it.")
         if "output_dir" not in self.training:
             raise ValueError("A recipe wants `training.output_dir`, got none. Set it to a folder for the model.")
 
@@ -223,7 +228,8 @@ class Recipe:
             for name, section in typing.get_type_hints(cls).items()
             if isinstance(section, type) and dataclasses.is_dataclass(section)
         }
-        return sections | {"training": [field.name for field in dataclasses.fields(cls.arguments_class) if field.init]}
+        settings = [field.name for field in dataclasses.fields(cls.arguments_class) if field.init]
+        return sections | {"training": [*settings, ITEMS_OF_UPDATE]}
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:

@@ -31,6 +31,18 @@ def read_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     return sections
 
 
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The sections and values that `key=value` pairs name, without a file.
+
+    Raises:
+        ValueError: if one is no such pair, or its value no YAML.
+    """
+    sections: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(sections, override)
+    return sections
+
+
 def _apply_override(sections: dict[str, Any], override: str) -> None:
     """Sets one dotted key in nested dicts and lists; a section on the way that is missing is made."""
     path, equals, text = override.partition("=")

@@ -23,7 +23,9 @@ from hf_vlm.data.conversations.encoded_conversations import JoinedConversations
 from hf_vlm.data.labelled_images import TrainingImages
 from hf_vlm.data.lines.line_mixture import LineMixture
 from hf_vlm.parts.package_version import __version__
+from hf_vlm.training.arguments import items_per_update
 from hf_vlm.training.recipe import Recipe
+from hf_vlm.training.supervision import SupervisedTrainer
 
 ENVIRONMENT_FILE = "run_environment.json"
 
@@ -33,7 +35,8 @@ class SessionClock(TrainerCallback, ExportableState):
 
     Attributes:
         sessions: those before this one, up to the checkpoint that it went on from: `first_step` and `last_step` (steps done
-            before and after it), `seconds`, `device`, `num_devices`, `num_processes` and `versions`.
+            before and after it), `seconds`, `device`, `num_devices`, `num_processes`, `items_per_update` and
+            `versions`.
     """
 
     def __init__(self) -> None:
@@ -82,6 +85,7 @@ def describe_machine(args: TrainingArguments) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(args.device) if is_cuda else f"{args.device.type}, {platform.machine()}",
         "num_devices": args.world_size * max(1, args.n_gpu),
         "num_processes": args.world_size,
+        "items_per_update": items_per_update(args),
         "versions": {
             "hf-vlm": __version__,
             "transformers": transformers.__version__,
@@ -92,8 +96,8 @@ def describe_machine(args: TrainingArguments) -> dict[str, Any]:
     }
 
 
-def write_environment(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
-    """Write what a run that has ended ran on.
+def write_environment(trainer: SupervisedTrainer, recipe: Recipe, folder: Path) -> None:
+    """Write what a run that has ended ran on, and how fast its last session was, as `Speed.of_session` measures it.
 
     Args:
         trainer: after its training, with a `SessionClock`.
@@ -105,6 +109,7 @@ def write_environment(trainer: Trainer, recipe: Recipe, folder: Path) -> None:
     told = {
         "seconds": round(sum(session["seconds"] for session in sessions), 3),
         "sessions": sessions,
+        **{name: value and round(value, 3) for name, value in trainer.session_speed.items()},
         "rows": rows_of_sets(trainer, recipe),
     }
     text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"

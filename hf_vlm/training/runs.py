@@ -2,11 +2,12 @@
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import yaml
-from transformers import Trainer
 
 from hf_vlm.training.adapter_training import AdapterTrainer
+from hf_vlm.training.arguments import check_same_step
 from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.run_environment import SessionClock, write_environment
@@ -14,27 +15,32 @@ from hf_vlm.training.run_environment import SessionClock, write_environment
 logger = logging.getLogger(__name__)
 
 
-def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
+Resume = bool | Literal["required"]
+
+
+def run(trainer: AdapterTrainer, recipe: Recipe, resume: Resume) -> None:
     """Trains, and saves model, processor, the recipe as it was run, the trainer's state, and what the run ran on.
 
-    All of it in `training.output_dir`.
+    All of it in `training.output_dir`. SIGTERM, SIGINT and SIGUSR1 end the run after a whole step, with a checkpoint.
 
     Args:
         trainer: of the recipe.
         recipe: what is trained.
-        resume: go on from the last complete checkpoint in the output folder, if there is one.
+        resume: go on from the last complete checkpoint in the output folder, if there is one; "required": there must be one.
 
     Raises:
-        ValueError: if the checkpoints are of another model or optimizer, adapters there are of another base, or a row can't be
-            read.
+        ValueError: if the checkpoints are of another model or optimizer, or of updates with another number of items,
+            adapters there are of another base, or a row can't be read.
+        FileNotFoundError: if a checkpoint is required and there is none.
+        TrainingStopped: after a signal; and what `SupervisedTrainer.train` raises besides.
     """
     output_dir = Path(trainer.args.output_dir)
-    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    checkpoint = find_checkpoint(output_dir, resume)
     if checkpoint is not None:
         _check_same_model(recipe, output_dir / "recipe.yaml")
+        check_same_step(trainer.args, checkpoint)
         logger.warning("Going on from %s.", checkpoint)
-    if isinstance(trainer, AdapterTrainer):
-        trainer.save_base()  # refused before the folder's recipe is written over
+    trainer.save_base()  # refused before the folder's recipe is written over
     if trainer.is_world_process_zero():
         output_dir.mkdir(parents=True, exist_ok=True)
         # Put in place whole: other processes may be reading the one before.
@@ -45,16 +51,32 @@ def run(trainer: Trainer, recipe: Recipe, resume: bool) -> None:
         if report is not None:
             print(report.table())
     trainer.add_callback(SessionClock())
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (ValueError, OSError) as error:
-        if not str(error).startswith("Caught "):
-            raise
-        raise _without_worker_traceback(error) from None
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        write_environment(trainer, recipe, output_dir)
+    with trainer.stop_signals:
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (ValueError, OSError) as error:
+            if not str(error).startswith("Caught "):
+                raise
+            raise _without_worker_traceback(error) from None
+        trainer.save_model()
+        trainer.save_state()
+        if trainer.is_world_process_zero():
+            write_environment(trainer, recipe, output_dir)
+
+
+def find_checkpoint(output_dir: Path, resume: Resume) -> Path | None:
+    """The checkpoint that a run goes on from; None for one that starts anew.
+
+    Raises:
+        FileNotFoundError: if one is required, and none was written to its end.
+    """
+    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    if checkpoint is None and resume == "required":
+        raise FileNotFoundError(
+            f"A checkpoint to go on from is wanted in {output_dir}, got none that was written to its end. Check "
+            "`training.output_dir`, or leave `--resume` out to start anew."
+        )
+    return checkpoint
 
 
 def _without_worker_traceback(error: Exception) -> Exception:

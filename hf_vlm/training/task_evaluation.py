@@ -343,21 +343,16 @@ def _answer_by_decoder(
     asks = task == "vqa"
     if asks and not processor.takes_prompt:
         raise ValueError(f"Questions want a model that takes them, got `{type(model).__name__}`. Use TrOCR or LLaVA.")
-    lengths = [0] * len(rows)
     if asks:
-        tokens = processor.tokenizer([rows.question(index) for index in range(len(rows))], add_special_tokens=False)
-        lengths = [len(row) for row in tokens["input_ids"]]
         check_start_token(model, processor)
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, length in enumerate(lengths):
+    for index in range(len(rows)):
         if rows.num_images(index) != 1:
             raise ValueError(
                 f"{rows.sources[index]}: `{type(model).__name__}` looks at one picture, got {rows.num_images(index)}. Use LLaVA."
             )
-        by_length[length].append(index)
     batches = [
         indices[first : first + batch_size]
-        for indices in by_length.values()
+        for indices in rows_by_question_length(processor, rows, task)
         for first in range(0, len(indices), batch_size)
     ]
     answers = [""] * len(rows)
@@ -377,6 +372,17 @@ def _answer_by_decoder(
         for index, text in zip(indices, said, strict=True):
             answers[index] = text.strip()
     return answers
+
+
+def rows_by_question_length(processor: Any, rows: Conversations, task: str) -> list[list[int]]:
+    """The rows whose questions have as many tokens, of each number; all of them for a task that asks nothing."""
+    if task != "vqa":
+        return [list(range(len(rows)))]
+    tokens = processor.tokenizer([rows.question(index) for index in range(len(rows))], add_special_tokens=False)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, ids in enumerate(tokens["input_ids"]):
+        by_length[len(ids)].append(index)
+    return list(by_length.values())
 
 
 def check_start_token(model: Any, processor: Any) -> None:

@@ -11,6 +11,7 @@ from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
 from hf_vlm.training.recipe_files import listed, read_sections
+from hf_vlm.training.runs import Resume
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 RECIPE_CLASSES: tuple[type[Recipe], ...] = (TrOCRRecipe, PictureTextRecipe, LlavaRecipe, ImageRecipe, TokenizerRecipe)
@@ -69,12 +70,12 @@ def build_trainer(recipe: Recipe) -> Trainer:
     return trocr.build_trainer(recipe)
 
 
-def train(recipe: Recipe, resume: bool = True) -> Trainer:
+def train(recipe: Recipe, resume: Resume = True) -> Trainer:
     """The trainer after the run that a recipe asks for.
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one.
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required".
 
     Raises:
         ValueError: if recipe, model and data do not fit each other, before any training.

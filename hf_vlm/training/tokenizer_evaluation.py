@@ -101,15 +101,23 @@ class TokenizerScores:
 
 
 @torch.no_grad()
-def evaluate_batches(model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> TokenizerScores:
-    """What a tokenizer does, in evaluation mode, to batches with `pixel_values`."""
+def evaluate_batches(
+    model: PreTrainedModel, batches: Iterable[tuple[Mapping[str, torch.Tensor], int]]
+) -> TokenizerScores:
+    """What a tokenizer does, in evaluation mode, to batches with `pixel_values`.
+
+    Args:
+        batches: each with how many of its pictures count, all or 0.
+    """
     was_training = model.training
     model.eval()
     scores = TokenizerScores(model)
     try:
-        for batch in batches:
+        for batch, number in batches:
             pixel_values = batch["pixel_values"].to(model.device)
-            scores.update(model(pixel_values=pixel_values), pixel_values)
+            outputs = model(pixel_values=pixel_values)
+            if number:
+                scores.update(outputs, pixel_values)
     finally:
         model.train(was_training)
     return scores
@@ -184,10 +192,8 @@ def evaluate_tokenizer_folders(
     collate = ProcessedBatch(processor, prepare)
     for folder in folders:
         rows = read_images(folder, split, with_labels=False)
-        batches = (
-            collate([rows[index] for index in range(first, min(first + batch_size, len(rows)))])
-            for first in range(0, len(rows), batch_size)
-        )
+        parts = [range(first, min(first + batch_size, len(rows))) for first in range(0, len(rows), batch_size)]
+        batches = ((collate([rows[index] for index in part]), len(part)) for part in parts)
         scores = evaluate_batches(tokenizer, batches).result()
         measurement = describe_measurement(tokenizer, model, folder, settings, weights)
         yield folder, TokenizerResult(scores, len(rows), measurement)

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Subset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_vlm.blocks.codebook import Codebook
+from hf_vlm.models.dvae.modeling_dvae import CodeLogits
+from hf_vlm.parts.model_saving import is_split
+from hf_vlm.training.evaluation_shares import own_batches
 from hf_vlm.training.image_trainer import ImageTrainer
 from hf_vlm.training.schedules import AnnealingCallback, Schedule
 from hf_vlm.training.tokenizer_evaluation import TERMS, evaluate_batches
@@ -51,6 +56,8 @@ class TokenizerTrainer(ImageTrainer):
         if weight_average is not None:
             self.weight_average = WeightAverage(self.model, weight_average)
             self.add_callback(self.weight_average)
+        if self.is_fsdp_enabled:
+            self.add_callback(_SplitTokenizer())
         self._terms: dict[str, torch.Tensor] = {}
         self._num_passes = 0
 
@@ -74,11 +81,10 @@ class TokenizerTrainer(ImageTrainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As `Trainer.log`, with the means of the terms since the last one, of the first process's batches, and the
-        annealed values.
-        """
+        """As `Trainer.log`, with the means of the terms since the last one, over all processes, and the annealed values."""
         if "loss" in logs and self._num_passes:
-            logs |= {name: (total / self._num_passes).item() for name, total in self._terms.items()}
+            means = self.accelerator.reduce(torch.stack(list(self._terms.values())) / self._num_passes, "mean")
+            logs |= dict(zip(self._terms, means.tolist(), strict=True))
             self._terms, self._num_passes = {}, 0
             if self.annealing is not None:
                 logs |= self.annealing.values(max(0, self.state.global_step - 1))
@@ -95,32 +101,21 @@ class TokenizerTrainer(ImageTrainer):
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """The scores of `TokenizerScores` over all processes, each picture once, and pictures by the first process."""
-        model = self.accelerator.unwrap_model(self.model)
-        # Not the loader that is given: where pictures don't divide evenly among processes, it gives some of them twice.
-        rows, settings = dataloader.dataset, self.args
-        share = Subset(rows, range(settings.process_index, len(rows), settings.world_size))
-        batches = DataLoader(
-            share,
-            batch_size=settings.eval_batch_size,
-            collate_fn=self.eval_collator,
-            num_workers=settings.dataloader_num_workers if len(share) > settings.eval_batch_size else 0,
-        )
-        if not next(model.parameters()).is_cuda and self.args.device.type == "cuda":
-            model.to(self.args.device)
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # training draws on as without an evaluation
-            torch.manual_seed(self.args.seed)
-            with self.compute_loss_context_manager():
-                scores = evaluate_batches(model, batches)
+        rows = dataloader.dataset
+        with self.evaluating() as model:
+            scores = evaluate_batches(model, own_batches(rows, self.eval_collator, self.args))
             for tensor in scores.tensors():
                 tensor.copy_(self.accelerator.reduce(tensor, reduction="sum"))
             result = scores.result()
+            sheets = {}
+            # Weights that are split come together where all processes ask for them.
+            if self.is_world_process_zero() or is_split(model):
+                sheets = self._sheets(model, rows)
             if self.is_world_process_zero():
-                self._draw(model, rows, scores.counts)
+                self._write(sheets, scores.counts)
                 _warn_of_collapse(result, int(scores.sums["places"].item()), model)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.items()}
-        number = int(scores.sums["pictures"].item())
-        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=number)
+        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=len(rows))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; the model has the averaged weights in the end, where there are some."""
@@ -130,8 +125,8 @@ class TokenizerTrainer(ImageTrainer):
         return output
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.weight_average is not None and self.args.should_save:
-            self.weight_average.save(output_dir)  # before the file that tells a checkpoint complete
+        if self.weight_average is not None:  # before the file that tells a checkpoint complete
+            self.weight_average.save(output_dir, writes=self.args.should_save)
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -140,29 +135,57 @@ class TokenizerTrainer(ImageTrainer):
             self.weight_average.load(resume_from_checkpoint)
 
     @torch.no_grad()
-    def _draw(self, model: PreTrainedModel, rows: Any, counts: torch.Tensor | None) -> None:
-        """Writes the pictures of an evaluation to `pictures/`, and to TensorBoard."""
-        folder, step = Path(self.args.output_dir) / "pictures", self.state.global_step
-        was_training = model.training
-        model.eval()
+    def _sheets(self, model: PreTrainedModel, rows: Any) -> dict[str, Image.Image]:
+        """Pictures of an evaluation by name: of `rows` with their reconstructions, and samples, the same noise every time."""
         shown = [rows[index] for index in range(min(_NUM_SHOWN, len(rows)))]
         originals = self.eval_collator(shown)["pixel_values"].to(model.device)
         as_pictures = self.processing_class.post_process
-        rows = [as_pictures(originals), as_pictures(model.reconstruct(originals))]
-        sheets: dict[str, Image.Image] = {"reconstructions": paired_grid(rows, ("originals", "reconstructions"))}
-        sheets["samples"] = picture_grid(as_pictures(model.sample(_NUM_SAMPLES)), columns=_NUM_SHOWN)
-        model.train(was_training)
+        pairs = [as_pictures(originals), as_pictures(model.reconstruct(originals))]
+        torch.manual_seed(self.args.seed)
+        samples = picture_grid(as_pictures(model.sample(_NUM_SAMPLES)), columns=_NUM_SHOWN)
+        return {"reconstructions": paired_grid(pairs, ("originals", "reconstructions")), "samples": samples}
+
+    def _write(self, sheets: dict[str, Image.Image], counts: torch.Tensor | None) -> None:
+        """Writes the pictures of an evaluation, and that of its codes, to `pictures/`, and to TensorBoard."""
+        folder, step = Path(self.args.output_dir) / "pictures", self.state.global_step
         folder.mkdir(parents=True, exist_ok=True)
         if counts is not None:
             usage = CodeUsage(folder)
             usage.add(step, counts)
-            sheets["codes"] = usage.draw()
+            sheets = {**sheets, "codes": usage.draw()}
         for name, sheet in sheets.items():
             sheet.save(folder / (f"{name}.png" if name == "codes" else f"{name}-{step}.png"))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 for name, sheet in sheets.items():
                     callback.tb_writer.add_image(name, np.asarray(sheet), step, dataformats="HWC")
+
+
+class _SplitTokenizer(TrainerCallback):
+    """Lets a tokenizer that FSDP2 has split be asked for pictures, and sees to it that what it writes in a pass is kept."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Has weights come together for `reconstruct` and `sample` as for a forward pass.
+
+        Raises:
+            ValueError: if a layer that writes its own weights is no unit of FSDP: what it writes would be lost.
+        """
+        if not is_split(model):
+            return
+        has_start = getattr(model.config, "start_logit_deviation", None) is not None
+        for name, layer in model.named_modules():
+            does_write = isinstance(layer, Codebook) or (isinstance(layer, CodeLogits) and has_start)
+            has_shards = any(isinstance(weight, DTensor) for weight in layer.parameters(recurse=False))
+            if does_write and has_shards and not isinstance(layer, FSDPModule):
+                raise ValueError(
+                    f"A group of its own is wanted for `{name}` under FSDP, whose weights are written as it learns, got one of "
+                    "the whole model. Set `fsdp_config.auto_wrap_policy` to TRANSFORMER_BASED_WRAP, without a list of layers."
+                )
+        for name in ("reconstruct", "sample"):
+            if name not in vars(model):  # not done yet
+                register_fsdp_forward_method(model, name)
 
 
 def _warn_of_collapse(scores: dict[str, float], num_places: int, model: PreTrainedModel) -> None:

@@ -30,15 +30,16 @@ from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
 from hf_vlm.training.adapter_training import with_adapters
-from hf_vlm.training.arguments import training_arguments
+from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
 from hf_vlm.training.metrics import require_jiwer
 from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
-from hf_vlm.training.runs import run
+from hf_vlm.training.runs import Resume, run
 
 logger = logging.getLogger(__name__)
 
 MAX_RENDERED_CHARACTERS = 90
+TEXTS_AT_A_TIME = 10_000  # whose labels are checked: work for a tokenizer's threads, and of millions not all in memory
 
 # What this trainer needs to be right; a recipe that asks for something else is refused.
 FIXED_SETTINGS = {
@@ -48,7 +49,7 @@ FIXED_SETTINGS = {
 }
 
 
-def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
+def train(recipe: TrOCRRecipe, resume: Resume = True) -> LineTrainer:
     """The trainer after the run, its model the best of the run (lowest `eval_cer`; the last if nothing was validated).
 
     `training.output_dir` then holds model and processor as a folder for `from_pretrained`, the recipe as it was run,
@@ -56,7 +57,7 @@ def train(recipe: TrOCRRecipe, resume: bool = True) -> LineTrainer:
 
     Args:
         recipe: what to train.
-        resume: go on from the last complete checkpoint in the output folder, if there is one. The resumed run ends
+        resume: go on from the last complete checkpoint in the output folder, if there is one, or "required". The resumed run ends
             with the weights that the uninterrupted one would have.
 
     Raises:
@@ -89,7 +90,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         model.set_attn_implementation("eager")  # torch's flash attention for CPUs goes back slowly in bf16
     for rows in (*sources, *(lines.rows for lines in validation.values())):
         check_labels(rows, processor)
-    items_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    items_per_step = items_per_update(arguments)
     if arguments.max_steps <= 0:  # the mixture is one endless epoch: count its steps from the real lines
         lines = sum(len(rows) for rows in sources)
         if not lines:
@@ -102,7 +103,7 @@ def build_trainer(recipe: TrOCRRecipe) -> LineTrainer:
         renderer_augment=recipe.data.synthetic.augment if recipe.data.synthetic else False,
         seed=arguments.seed,
         length=arguments.max_steps * items_per_step,
-        group_size=arguments.train_batch_size * arguments.world_size,  # processes wait for each other at every step
+        group_size=items_per_step,  # processes wait for each other at every step; the same lines, however they share it
         short_first=recipe.data.short_first,
         prepare=to_grayscale if getattr(model.config.vision_config, "num_channels", 3) == 1 else to_rgb,
     )
@@ -230,7 +231,13 @@ def check_labels(rows: TextLines, processor: TrOCREncoderDecoderProcessor) -> No
     unknown_id = processor.tokenizer.unk_token_id
     limit = processor.max_label_length
     unknown = total = 0
-    token_ids = processor.tokenizer(list(rows.texts), add_special_tokens=False)["input_ids"]
+    token_ids = (
+        ids
+        for first in range(0, len(rows.texts), TEXTS_AT_A_TIME)
+        for ids in processor.tokenizer(
+            list(rows.texts[first : first + TEXTS_AT_A_TIME]), add_special_tokens=False, return_attention_mask=False
+        )["input_ids"]
+    )
     for source, text, ids in zip(rows.sources, rows.texts, token_ids, strict=True):
         in_row = sum(token == unknown_id for token in ids)
         if ids and in_row == len(ids):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 AVERAGE_FILE = "average.safetensors"  # in a checkpoint
@@ -20,7 +21,7 @@ AVERAGE_FILE = "average.safetensors"  # in a checkpoint
 
 class WeightAverage(TrainerCallback):
     """The running mean of the weights of a model, fp32, on their device: parameters, and buffers that are saved, such as
-    codewords that are running means themselves.
+    codewords that are running means themselves. Where FSDP splits weights over processes, each keeps the mean of its shards.
 
     Args:
         model: whose weights.
@@ -45,11 +46,20 @@ class WeightAverage(TrainerCallback):
         average = [self._average[name] for name in weights]
         torch._foreach_lerp_(average, [weight.float() for weight in weights.values()], 1 - self.decay)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the mean into a checkpoint's folder."""
-        if self._average is not None:
+    def save(self, folder: str | Path, *, writes: bool = True) -> None:
+        """Writes the mean into a checkpoint's folder; where weights are split, all processes are to call it.
+
+        Args:
+            folder: made where there is none.
+            writes: whether this process is the one that writes.
+        """
+        if self._average is None:
+            return
+        weights = self.model.state_dict()
+        whole = {name: _joined(mean, weights[name]) for name, mean in self._average.items()}
+        if writes:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            save_file(self._average, Path(folder) / AVERAGE_FILE)
+            save_file(whole, Path(folder) / AVERAGE_FILE)
 
     def load(self, folder: str | Path) -> None:
         """Goes on with the mean of a checkpoint.
@@ -63,9 +73,8 @@ class WeightAverage(TrainerCallback):
                 f"A checkpoint with `{AVERAGE_FILE}` is wanted in {folder}, got none: it was made without "
                 "`optimizer.weight_average`. Leave that setting out, or start anew with `--no-resume`."
             )
-        tensors = load_file(file)
-        devices = {name: weight.device for name, weight in self._weights().items()}
-        self._average = {name: tensors[name].to(device) for name, device in devices.items()}
+        tensors, weights, shapes = load_file(file), self._weights(), self.model.state_dict()
+        self._average = {name: _share(tensors[name], shapes[name]).to(own.device) for name, own in weights.items()}
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -87,5 +96,24 @@ class WeightAverage(TrainerCallback):
                     weight.copy_(weights[name])
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """Every tensor that is saved and has fractions, sharing the model's memory."""
-        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
+        """Every tensor that is saved and has fractions, or this process's shard of it, sharing the model's memory."""
+        saved = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
+        return {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in saved.items()}
+
+
+def _joined(shard: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that is split as a weight is."""
+    if not isinstance(weight, DTensor):
+        return shard
+    split = DTensor.from_local(
+        shard, weight.device_mesh, weight.placements, shape=weight.shape, stride=weight.stride(), run_check=False
+    )
+    return split.full_tensor()
+
+
+def _share(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a tensor that is to be split as a weight is."""
+    if not isinstance(weight, DTensor):
+        return whole
+    split = distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
+    return split.to_local()

@@ -30,7 +30,12 @@ def test_examples_go_through_the_processor_in_order():
     batch = LineCollator(processor)(EXAMPLES)
     assert batch["pixel_values"].tolist() == [[3.0], [5.0]]
     assert batch["labels"].tolist() == [[2, -100], [0, -100]]
-    assert set(batch) == {"pixel_values", "labels"}
+    assert set(batch) == {"pixel_values", "labels", "sources"}
+
+
+def test_sources_come_along_where_lines_have_them():
+    assert LineCollator(processor)(EXAMPLES)["sources"] == ["x", "a row without a source"]
+    assert "sources" not in LineCollator(processor)(EXAMPLES[1:])
 
 
 def test_a_model_adds_its_decoder_inputs():

@@ -330,6 +330,15 @@ def items(number=6):
     ]
 
 
+def test_batch_tells_its_first_index_and_where_its_pictures_stand(class_folders):
+    images = training_images(class_folders)
+    batch = TrainingBatch([1.0] * 3, [0.0] * 3, ImageAugmentation(), num_classes=3)([images[7], images[8]])
+    assert batch["index"] == 7
+    rows = read_images(class_folders, "train")
+    order = np.random.default_rng([3, 0, 7 // len(rows)]).permutation(len(rows))
+    assert batch["sources"][0] == f"{class_folders}, split train, row {order[7 % len(rows)]}"
+
+
 def test_plain_batch_is_normalised_with_whole_labels():
     batch = TrainingBatch([0.1, 0.2, 0.3], [1.0, 2.0, 3.0], ImageAugmentation(), num_classes=3)(items())
     assert batch["labels"].tolist() == [0, 1, 2, 0, 1, 2] and batch["labels"].dtype == torch.int64

@@ -84,7 +84,7 @@ def test_bright_patch_is_drawn_where_it_is_and_padding_is_cut_off():
     maps = AttentionMaps(heads, torch.full((1, 2, 4), 0.1), real, is_from_cls=True)
     picture = Image.new("RGB", (64, 32), "blue")
     picture.paste("white", (0, 0, 48, 32))
-    sheet = np.asarray(attention_sheet(picture, maps, "")).astype(int)
+    sheet = np.asarray(attention_sheet(picture, maps).draw("")).astype(int)
     is_red = sheet[..., 0] - sheet[..., 1] > 100
     starts = np.diff(is_red.any(axis=1).astype(int), prepend=0)
     first, second = (starts == 1).nonzero()[0]  # the head, and the layer's mean over heads; rollout is even
@@ -107,7 +107,7 @@ def test_panels_are_legible_and_the_sheet_no_wider_than_a_screen(size, grid, pan
     maps = AttentionMaps(
         torch.rand(1, 12, 12, *grid), torch.rand(1, *grid), torch.ones(1, *grid, dtype=torch.bool), is_from_cls=False
     )
-    sheet = attention_sheet(Image.new("RGB", size, "#00ff00"), maps, "a" * 40)
+    sheet = attention_sheet(Image.new("RGB", size, "#00ff00"), maps).draw("a" * 40)
     assert sheet.width <= 1600 and sheet.height < 3000
     left, top, right, bottom = box((np.asarray(sheet) == (0, 255, 0)).all(axis=-1))
     assert (right - left, bottom - top) == panel
@@ -116,7 +116,7 @@ def test_panels_are_legible_and_the_sheet_no_wider_than_a_screen(size, grid, pan
 def test_bias_panels_middle_is_blue_and_what_is_right_of_it_red():
     bias = torch.zeros(1, 3, 3)
     bias[0, 1, 1], bias[0, 1, 2] = -1, 1
-    sheet = np.asarray(bias_sheet({"layer": bias}, "")).astype(int)
+    sheet = np.asarray(bias_sheet({"layer": bias}).draw("")).astype(int)
     blue, red = box(sheet[..., 2] - sheet[..., 0] > 100), box(sheet[..., 0] - sheet[..., 2] > 100)
     assert blue[2] - blue[0] == blue[3] - blue[1] == 32
     assert red == (blue[2], blue[1], blue[2] + 32, blue[3])
@@ -126,9 +126,9 @@ def test_bias_panels_middle_is_blue_and_what_is_right_of_it_red():
 
 def test_heads_of_a_layer_share_one_scale_and_layers_do_not():
     biases = {"a": torch.tensor([1.0, 0.5]).view(2, 1, 1), "b": torch.tensor([0.5]).view(1, 1, 1)}
-    colours = {tuple(colour) for colour in np.asarray(bias_sheet(biases, "")).reshape(-1, 3).tolist()}
+    colours = {tuple(colour) for colour in np.asarray(bias_sheet(biases).draw("")).reshape(-1, 3).tolist()}
     assert (178, 24, 43) in colours and any(red > 190 and 100 < green < 160 for red, green, _ in colours)
-    alone = {tuple(c) for c in np.asarray(bias_sheet({"b": biases["b"]}, "")).reshape(-1, 3).tolist()}
+    alone = {tuple(c) for c in np.asarray(bias_sheet({"b": biases["b"]}).draw("")).reshape(-1, 3).tolist()}
     assert (178, 24, 43) in alone
 
 
@@ -290,13 +290,13 @@ def test_captioner_draws_where_it_looked_for_each_word(captioner, picture_file, 
     torch.testing.assert_close(torch.tensor(result.rollout), maps.mean(dim=0))
     assert str(result).endswith(result.caption) and result.to_dict()["caption"] == result.caption
     seen = seen_picture(processor.image_processor, inputs["pixel_values"][0])
-    drawn = caption_sheet(seen, words, maps, "cat.png, described by captioner")
+    drawn = caption_sheet(seen, words, maps).draw("cat.png, described by captioner")
     assert np.array_equal(np.asarray(Image.open(result.files[0])), np.asarray(drawn))
 
 
 def test_caption_sheet_lays_each_map_over_its_own_panel():
     maps = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]])
-    sheet = np.asarray(caption_sheet(Image.new("RGB", (32, 32), "white"), ["one", "two"], maps, "t")).astype(int)
+    sheet = np.asarray(caption_sheet(Image.new("RGB", (32, 32), "white"), ["one", "two"], maps).draw("t")).astype(int)
     is_dark_red = (sheet[..., 0] > 130) & (sheet[..., 1] < 110) & (sheet[..., 2] < 140)
     columns = is_dark_red.any(axis=0).nonzero()[0]
     (gap,) = (np.diff(columns) > 1).nonzero()[0]

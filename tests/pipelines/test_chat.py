@@ -14,7 +14,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from hf_vlm.data.conversations.conversations import read_conversations
-from hf_vlm.pipelines.chat import ChatPicture, ChatSession, _Generation, converse, open_chat_picture
+from hf_vlm.pipelines.answer_stream import Generation
+from hf_vlm.pipelines.chat import ChatPicture, ChatSession, open_chat_picture
+from hf_vlm.pipelines.chat_lines import converse
 from tests.tiny_chat import NUM_POSITIONS, chat_folder, colour_files, coloured, user  # noqa: F401 (fixtures)
 
 # ruff: noqa: F811 (a fixture's name is an argument's name)
@@ -203,7 +205,7 @@ def test_blanks_around_an_answer_are_left_out_of_stream_and_history(session, mon
         def stop(self):
             pass
 
-    monkeypatch.setattr("hf_vlm.pipelines.chat._Generation", Words)
+    monkeypatch.setattr("hf_vlm.pipelines.chat.Generation", Words)
     assert list(session.ask("hello")) == ["two", "  words #", "a", " # #", "#", "#more"]
     assert session.messages[-1] == said("two  words #a # ###more")
     assert list(session.ask("hello", stop_strings="###")) == ["two", "  words", " #a", " #"]
@@ -328,7 +330,7 @@ def test_error_of_the_generating_thread_is_raised_where_the_answer_is_taken(sess
 @pytest.fixture
 def interrupt(slow, monkeypatch):
     """Takes a piece of a stream that does not come, and meets Ctrl-C while it waits; then lets the model go on, if it will."""
-    stop = _Generation.stop
+    stop = Generation.stop
 
     def stop_and_let_go(generation):
         threading.Timer(0.3, slow.release, [100]).start()
@@ -343,7 +345,7 @@ def interrupt(slow, monkeypatch):
             finally:
                 timer.join()
 
-    monkeypatch.setattr(_Generation, "stop", stop_and_let_go)
+    monkeypatch.setattr(Generation, "stop", stop_and_let_go)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     yield take
     signal.signal(signal.SIGINT, before)

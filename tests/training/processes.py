@@ -1,11 +1,13 @@
 """Training on two processes of gloo, by DDP or FSDP2, for tests: what starts the ranks, and what they note."""
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from accelerate import PartialState
@@ -13,8 +15,10 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from torch import distributed
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
+from hf_vlm.training.runs import run
+from hf_vlm.training.tasks import build_trainer, load_recipe
 from tests.two_processes import on_two_ranks
 
 FSDP2 = {
@@ -93,8 +97,62 @@ def notes_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_close(weights: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert weights.keys() == wanted.keys()
+    assert sorted(weights) == sorted(wanted)
     for name, tensor in weights.items():
         torch.testing.assert_close(
             tensor, wanted[name], rtol=0, atol=1e-5, msg=lambda told, name=name: f"{name}: {told}"
         )
+
+
+def train_to_the_end(rank: int, folder: Path, recipe_file: Path, shards: bool, *names: str) -> None:
+    """Trains a recipe into `folder / name` for each of the names, from the checkpoint that is there if there is one.
+
+    The run that is called `again` is stopped after two steps, and goes on from there. What each process noted of a run, its
+    log included, is saved as `name-rank.pt`.
+    """
+    if shards:
+        shard_on_cpus()
+    for name in names:
+        recipe = load_recipe(recipe_file, [f"training.output_dir={folder / name}"])
+        trainer = build_trainer(recipe)
+        if name == "again":
+            trainer.add_callback(Stop())
+            trainer.train()
+            distributed.barrier()
+            trainer = build_trainer(recipe)
+        notes = Notes()
+        trainer.add_callback(notes)
+        run(trainer, recipe, resume=True)
+        torch.save({**vars(notes), "log": trainer.state.log_history}, folder / f"{name}-{rank}.pt")
+
+
+def one_process(tmp_path: Path, sections: dict, name: str = "one", **training: Any) -> Trainer:
+    """The trainer, after its run, of one process with the items that two have an update: the double batch, or `training`.
+
+    It goes on from the checkpoint in `tmp_path / name`, if there is one.
+    """
+    given = {key: value for key, value in sections["training"].items() if not key.startswith(("fsdp", "ddp"))}
+    double = {"per_device_train_batch_size": 2 * given["per_device_train_batch_size"]}
+    given |= {**(training or double), "output_dir": str(tmp_path / name)}
+    recipe = load_recipe(write(tmp_path, {**sections, "training": given}))
+    trainer = build_trainer(recipe)
+    assert trainer.args.world_size == 1
+    run(trainer, recipe, resume=True)
+    return trainer
+
+
+def keep_half(run_folder: Path, started: Path) -> None:
+    """Makes a folder of a run that was stopped after its checkpoint of step 2, as `run_folder` was then."""
+    shutil.copytree(run_folder / "checkpoint-2", started / "checkpoint-2")
+
+
+def logged(history: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
+    """Step, name and value of each of these entries of a log, in its order."""
+    return [(entry["step"], name, entry[name]) for entry in history for name in entry if name in names]
+
+
+def assert_same_log(told: list[dict], wanted: list[dict], *names: str) -> None:
+    """Checks that two logs have the same entries of these names, to rounding."""
+    one, other = logged(told, *names), logged(wanted, *names)
+    assert one and [entry[:2] for entry in one] == [entry[:2] for entry in other]
+    assert [value for *_, value in one] == pytest.approx([value for *_, value in other], abs=1e-5)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_vlm.training.checkpoints import last_complete_checkpoint
+from hf_vlm.training.runs import find_checkpoint
 
 
 def write_checkpoint(output_dir, step):
@@ -55,7 +56,67 @@ def test_checkpoint_that_lacks_a_shard_is_passed_over(tmp_path, caplog):
     assert "`model-00002-of-00002.safetensors` is missing" in caplog.text
 
 
-def test_checkpoint_of_several_processes_is_complete(tmp_path):
+def write_state(folder, num_processes):
+    clock = {"args": {}, "attributes": {"sessions": [{"num_processes": num_processes}]}}
+    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": {"SessionClock": clock}}))
+
+
+def test_checkpoint_of_several_processes_has_the_random_state_of_each(tmp_path, caplog):
     folder = write_checkpoint(tmp_path, 4)
     (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+    assert last_complete_checkpoint(tmp_path) == folder  # by a Trainer that didn't tell of its processes
+    write_state(folder, 2)
+    assert last_complete_checkpoint(tmp_path) is None
+    assert "`rng_state_1.pth` is missing or cut off" in caplog.text
+    torch.save({"state": torch.ones(64)}, folder / "rng_state_1.pth")
     assert last_complete_checkpoint(tmp_path) == folder
+
+
+@pytest.mark.parametrize("cut", [None, "pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt"])
+def test_checkpoint_of_fsdp_has_files_of_its_own(tmp_path, cut):
+    folder = write_checkpoint(tmp_path, 4)
+    (folder / "optimizer.pt").rename(folder / "optimizer.bin")
+    torch.save({"weight": torch.ones(64)}, folder / "pytorch_model_fsdp.bin")
+    if cut is not None:
+        file = folder / cut
+        file.write_bytes(file.read_bytes()[:100])
+    assert last_complete_checkpoint(tmp_path) == (folder if cut is None else None)
+
+
+def test_checkpoint_of_deepspeed_has_a_share_of_the_optimizer_for_each_process(tmp_path, caplog):
+    folder = write_checkpoint(tmp_path, 4)
+    write_state(folder, 2)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):  # all of which ZeRO-3 may keep itself
+        (folder / name).unlink()
+    (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+    (folder / "latest").write_text("global_step4")
+    shares = folder / "global_step4"
+    shares.mkdir()
+    names = [f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt" for rank in range(2) for kind in ("model", "optim")]
+    for file in (*(shares / name for name in names), folder / "rng_state_1.pth"):
+        torch.save({"state": torch.ones(64)}, file)
+    assert last_complete_checkpoint(tmp_path) == folder
+    share = shares / names[-1]
+    content = share.read_bytes()
+    share.write_bytes(content[:100])
+    assert last_complete_checkpoint(tmp_path) is None
+    assert f"`{share.name}` is missing or cut off" in caplog.text
+    share.unlink()
+    assert last_complete_checkpoint(tmp_path) is None
+    assert "`global_step4` has 1 of 2 shares of the optimizer" in caplog.text
+
+
+def test_checkpoint_of_adapters_is_complete(tmp_path):
+    folder = write_checkpoint(tmp_path, 4)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    assert last_complete_checkpoint(tmp_path) == folder
+
+
+def test_required_checkpoint_that_is_missing_or_cut_off_is_told(tmp_path):
+    assert find_checkpoint(tmp_path, resume=True) is None
+    folder = write_checkpoint(tmp_path, 4)
+    assert find_checkpoint(tmp_path, resume="required") == folder
+    assert find_checkpoint(tmp_path, resume=False) is None
+    (folder / "scheduler.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=f"wanted in {tmp_path}, got none that was written to its end"):
+        find_checkpoint(tmp_path, resume="required")

@@ -282,7 +282,7 @@ def test_nan_stops_the_run_and_names_tensor_step_and_rows(recipe, tmp_path):
     trainer = build_trainer(recipe(**SECOND, training={"max_steps": 4}))
 
     class Poison(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
             if state.global_step == 2:
                 with torch.no_grad():
                     model.get_submodule("language_model.model.layers.1.mlp.up_proj").weight[0, 0] = float("nan")

@@ -52,6 +52,7 @@ def test_override_replaces_nested_values_and_list_entries(recipe_file):
     ("override", "suggestion"),
     [
         ("training.learning_rat=1", "`training.learning_rate`"),
+        ("training.global_batch_sze=8", "`training.global_batch_size`"),
         ("data.trian=1", "`data.train`"),
         ("data.train.0.weigth=1", "`data.train.0.weight`"),
         ("learning_rate=1", "`training.learning_rate`"),
@@ -69,6 +70,8 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(recipe_file, override
     [
         ("training.max_steps=many", "training.max_steps"),
         ("training.max_steps=2.5", "training.max_steps"),
+        ("training.global_batch_size=2.5", "training.global_batch_size"),
+        ("training.global_batch_size=0", "training.global_batch_size"),
         ("training.bf16=1", "training.bf16"),
         ("data.train.0.weight=heavy", "data.train.0.weight"),
         ("data.train.0.augment=3", "data.train.0.augment"),

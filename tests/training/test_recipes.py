@@ -1,12 +1,13 @@
 """A shipped recipe's own command runs, as `--dry-run`, on data of the shape that it asks for."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import datasets
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageFont
 from transformers import BertConfig, BertModel, BitImageProcessor, Dinov2Config, Dinov2Model
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
@@ -240,6 +241,54 @@ def test_llava_commands_run_one_after_the_other(tmp_path, capsys):
     assert run_llava(tmp_path, command_of("llava-chat"), "second", "--dry-run") == 0
     assert "language_model" in capsys.readouterr().out
     assert run_llava(tmp_path, command_of("llava-chat-lora"), "third", "--dry-run") == 0
+
+
+def write_llava_lists(folder):
+    """LLaVA's own lists, captions and conversations, beside their pictures."""
+    (folder / "pictures").mkdir()
+    lists = {"captions.json": [], "mix665k.json": []}
+    for index in range(4):
+        Image.new("RGB", (20, 16), (60 * index, 40, 40)).save(folder / "pictures" / f"{index}.jpg")
+        for name, rows in lists.items():
+            turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A colour."}]
+            rows.append({"id": f"{name}-{index}", "image": f"{index}.jpg", "conversations": turns})
+    del lists["mix665k.json"][0]["image"]  # and one without
+    lists["mix665k.json"][0]["conversations"][0]["value"] = "What?"
+    for name, rows in lists.items():
+        (folder / name).write_text(json.dumps(rows), encoding="utf-8")
+
+
+def test_llava_1_5_commands_run_one_after_the_other(tmp_path, capsys):
+    write_parts(tmp_path)
+    write_llava_lists(tmp_path)
+    parts = {
+        "PARTS/clip-vit-large-patch14-336": "vision",
+        "PARTS/vicuna-7b-v1.5": "text",
+        "runs/llava-1.5-projector": "1",
+    }
+    small = ["training.global_batch_size=4", "training.report_to=none", "training.dataloader_num_workers=0"]
+    first = ["training.max_steps=1", "model.settings.vision_feature_layer=-1"]
+    for words, overrides, output in (
+        (command_of("llava-1.5-projector"), first, "1"),
+        (command_of("llava-1.5-chat"), ["--dry-run"], "2"),
+    ):
+        for name, place in parts.items():
+            words = [word.replace(name, str(tmp_path / place)) for word in words]
+        words = [word.replace("DATA", str(tmp_path)) for word in words]
+        assert main([*words, *small, *overrides, f"training.output_dir={tmp_path / output}"]) == 0, (
+            capsys.readouterr().err
+        )
+    assert "language_model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["llava-1.5-projector", "llava-1.5-chat"])
+def test_llava_1_5_recipes_have_the_settings_of_the_paper_s_table(recipe):
+    training = load_recipe(recipe).training
+    wanted = {"llava-1.5-projector": (256, 1e-3), "llava-1.5-chat": (128, 2e-5)}[recipe]
+    assert (training["global_batch_size"], training["learning_rate"]) == wanted
+    assert training["warmup_steps"] == 0.03 and training["lr_scheduler_type"] == "cosine"
+    assert training["weight_decay"] == 0 and training["num_train_epochs"] == 1
+    assert load_recipe(recipe).data.max_length == 2048
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml")))

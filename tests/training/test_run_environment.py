@@ -56,6 +56,9 @@ def test_run_tells_versions_device_and_rows_and_not_the_machine(pictures, tmp_pa
     assert session["versions"]["torch"] == torch.__version__
     assert session["versions"]["python"] == platform.python_version()
     assert 0 < told["seconds"] == session["seconds"]
+    assert session["items_per_update"] == 8
+    # two steps of eight pictures in less than the whole session
+    assert told["items_per_second"] > 16 / told["seconds"] and told["tokens_per_second"] is None
     num_rows = {split: len(list((pictures / split).rglob("*.png"))) for split in ("train", "validation")}
     assert told["rows"] == {"train": [num_rows["train"]], "validation": {"validation": num_rows["validation"]}}
     text = (tmp_path / "out" / "run_environment.json").read_text()

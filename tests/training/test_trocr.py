@@ -308,10 +308,11 @@ def test_steps_follow_from_the_epochs_over_real_lines(recipe_sections):
 
 
 def test_processes_get_lines_of_like_width(recipe_sections, monkeypatch):
-    """All processes wait for the one with the widest lines: a group of like lines is one batch of each of them."""
+    """All processes wait for the one with the widest lines: a group of like lines is an update of them all."""
     monkeypatch.setattr(Seq2SeqTrainingArguments, "world_size", 3)
     trainer = build_trainer(recipe_of(recipe_sections))
-    assert trainer.train_dataset.group_size == 3 * trainer.args.train_batch_size
+    args = trainer.args
+    assert trainer.train_dataset.group_size == 3 * args.train_batch_size * args.gradient_accumulation_steps
     assert len(trainer.train_dataset) == 3 * trainer.args.max_steps * trainer.args.train_batch_size * 2
 
 

@@ -1,12 +1,14 @@
 """Whether conversations can be learnt from, and how much there is to learn: every fault with its file and row."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 
 from hf_vlm.data.conversations.conversations import (
@@ -15,9 +17,17 @@ from hf_vlm.data.conversations.conversations import (
     find_conversation_splits,
     read_conversations,
 )
+from hf_vlm.data.worker_processes import check_num_proc, work_on
 
 _SAMPLES = 5  # of each kind, in the text report
 _NOT_LEARNT = -100  # label of a token without loss
+_FOUND = datasets.Features(  # `faults`: kind and message each, as JSON; the numbers are of tokens
+    {
+        "digest": datasets.Value("binary"),
+        "faults": datasets.Value("string"),
+        **{of: datasets.Value("int64") for of in ("all", "text", "trained")},
+    }
+)
 
 
 @dataclass
@@ -93,6 +103,7 @@ def audit_conversations(
     image_folder: str | Path | None = None,
     processor: Any = None,
     max_length: int | None = None,
+    num_proc: int = 1,
 ) -> ConversationAudit:
     """Read every conversation of a data set, open every picture, and tell what is wrong.
 
@@ -104,14 +115,17 @@ def audit_conversations(
             unchecked and uncounted.
         max_length: the most tokens of a conversation, those of pictures included; longer ones are faults, as training cuts
             them. None for no limit.
+        num_proc: processes that open pictures and count tokens; what is found is the same for any number.
 
     Raises:
+        ChildProcessError: if one of these processes is killed.
         FileNotFoundError: if there is no such folder or file.
         ValueError: if it has none of the layouts, or not the split asked for, nor another that can be audited; or
             `max_length` comes without a processor.
     """
     if max_length is not None and processor is None:
         raise ValueError(f"`max_length` wants a processor to count tokens with, got {max_length} and none. Give one.")
+    check_num_proc(num_proc)
     audit = ConversationAudit()
 
     def fault(kind: str, message: str) -> None:
@@ -134,12 +148,21 @@ def audit_conversations(
             failure = error
             continue
         audit.num_conversations[name] = len(rows)
-        for index in range(len(rows)):
+        look = functools.partial(look_at_rows, processor=processor, max_length=max_length)
+        for index, found in enumerate(work_on(rows, look, _FOUND, num_proc=num_proc)):
             num_pictures = rows.num_images(index)
             audit.picture_counts[num_pictures] = audit.picture_counts.get(num_pictures, 0) + 1
-            _check_repetition(fault, rows, index, name, seen)
-            if processor is not None:
-                _check_tokens(audit, fault, rows, index, processor, max_length, lengths)
+            if found["digest"] is not None:
+                known = seen.setdefault(found["digest"], (name, rows.sources[index]))
+                if known[0] != name:
+                    told = f"the same conversation is in `{known[0]}` ({known[1]}). Remove one."
+                    fault("conversations in two splits", f"{rows.sources[index]}: {told}")
+            for kind, message in json.loads(found["faults"]):
+                fault(kind, message)
+            if found["all"] is not None:
+                lengths.append(found["all"])
+                for of in ("all", "text", "trained"):
+                    audit.num_tokens[of] = audit.num_tokens.get(of, 0) + found[of]
     if failure is not None and len(audit.faults) == 1 and not any(audit.num_conversations.values()):
         raise failure
     if lengths:
@@ -148,57 +171,58 @@ def audit_conversations(
     return audit
 
 
-def _check_repetition(
-    fault: Callable[[str, str], None],
-    rows: Conversations,
-    index: int,
-    split: str,
-    seen: dict[bytes, tuple[str, str]],
-) -> None:
-    """Opens the pictures, and looks for the same words about the same pixels in another split."""
-    source = rows.sources[index]
+def look_at_rows(
+    rows: Conversations, first: int, *, processor: Any, max_length: int | None
+) -> Iterator[dict[str, Any]]:
+    """What is found in each row, as `_FOUND` has it: its pictures opened, its tokens counted.
+
+    Args:
+        first: number of the first in the whole set; nothing depends on it.
+        processor, max_length: as in `audit_conversations`.
+    """
+    for index in range(len(rows)):
+        faults: list[tuple[str, str]] = []
+        digest = _digest(rows, index, faults)
+        counts = {} if processor is None else _count_tokens(rows, index, processor, max_length, faults)
+        yield {"digest": digest, "faults": json.dumps(faults), **dict.fromkeys(("all", "text", "trained")), **counts}
+
+
+def _digest(rows: Conversations, index: int, faults: list[tuple[str, str]]) -> bytes | None:
+    """Opens the pictures; SHA-256 of words and pixels, None if a picture can't be read."""
     content = hashlib.sha256(json.dumps(rows.messages(index)).encode())
     try:
         for image in rows.images(index):
             content.update(repr((image.mode, image.size)).encode() + image.tobytes())
     except (ValueError, OSError) as error:
-        fault("missing pictures" if isinstance(error, FileNotFoundError) else "unreadable pictures", str(error))
-        return
-    known = seen.setdefault(content.digest(), (split, source))
-    if known[0] != split:
-        told = f"{source}: the same conversation is in `{known[0]}` ({known[1]}). Remove one."
-        fault("conversations in two splits", told)
+        kind = "missing pictures" if isinstance(error, FileNotFoundError) else "unreadable pictures"
+        faults.append((kind, str(error)))
+        return None
+    return content.digest()
 
 
-def _check_tokens(
-    audit: ConversationAudit,
-    fault: Callable[[str, str], None],
-    rows: Conversations,
-    index: int,
-    processor: Any,
-    max_length: int | None,
-    lengths: list[int],
-) -> None:
+def _count_tokens(
+    rows: Conversations, index: int, processor: Any, max_length: int | None, faults: list[tuple[str, str]]
+) -> dict[str, int]:
+    """Tokens of a row, as `ConversationAudit.num_tokens` has them; empty if it can't be encoded."""
     source, messages = rows.sources[index], rows.messages(index)
     try:
         encoded = processor.encode_conversation(messages)
     except ValueError as error:
-        fault("conversations that can't be encoded", f"{source}: {error}")
-        return
+        faults.append(("conversations that can't be encoded", f"{source}: {error}"))
+        return {}
     length = len(encoded["input_ids"])
     num_text = sum(token != processor.image_token_id for token in encoded["input_ids"])
     num_trained = sum(
         label != _NOT_LEARNT for label in encoded["labels"][1:]
     )  # nothing is before the first to tell it by
-    lengths.append(length)
-    for of, number in (("all", length), ("text", num_text), ("trained", num_trained)):
-        audit.num_tokens[of] = audit.num_tokens.get(of, 0) + number
     if not num_trained:
-        fault("nothing to learn", f"{source}: wanted tokens that carry loss, got none in {length}. Remove the row.")
+        told = f"{source}: wanted tokens that carry loss, got none in {length}. Remove the row."
+        faults.append(("nothing to learn", told))
     elif max_length is not None and length > max_length:
         told = f"{source}: wanted at most {max_length} tokens, got {length}. Shorten it, or raise the limit."
-        fault("too long", told)
+        faults.append(("too long", told))
         try:
             processor.encode_conversation(messages, max_length=max_length)
         except ValueError as error:
-            fault("nothing left when cut", f"{source}: {error}")
+            faults.append(("nothing left when cut", f"{source}: {error}"))
+    return {"all": length, "text": num_text, "trained": num_trained}

@@ -371,7 +371,7 @@ class HeldPictures:
 class Chosen(Sequence[str]):
     """Where the chosen rows stand, each told when asked for."""
 
-    def __init__(self, items: Places | Sequence[str], rows: np.ndarray) -> None:
+    def __init__(self, items: Places | Sequence[str] | Mapping[int, str], rows: np.ndarray) -> None:
         self._items, self._rows = items, rows
 
     def __len__(self) -> int:

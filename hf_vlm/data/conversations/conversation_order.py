@@ -23,43 +23,49 @@ def epoch_order(
     epoch: int,
     batch_size: int,
     num_processes: int = 1,
+    accumulation_steps: int = 1,
     grouping: Grouping = "none",
     num_before: int = 0,
 ) -> np.ndarray:
-    """A permutation of the rows, int64 (rows,), whose every `batch_size * num_processes` in a row are a batch of all processes.
+    """A permutation of the rows, int64 (rows,), whose every `batch_size * num_processes * accumulation_steps` in a row are those
+    of an update: the same ones, however it is divided.
 
-    Process p takes the p-th `batch_size` of them. Batches come in random order; in epoch 0 one with the longest row comes
-    first, so that what does not fit into memory fails at once.
+    Process p takes the p-th `batch_size` of every `batch_size * num_processes`. Updates come in random order; in epoch 0 one
+    with the longest row comes first, so that what does not fit into memory fails at once.
 
     Args:
         lengths: int (rows,), tokens.
         has_image: bool (rows,).
         seed, epoch: decide, with the other arguments, everything.
         batch_size: rows, of one process.
-        grouping: "none" is random. "length": rows of a batch are of like length, and its processes get equal shares of the
-            longer ones. "modality": besides, all rows of a batch have pictures or none has, but for one batch an epoch of what
-            is left over.
-        num_before: rows that came before this epoch's, where epochs lie one behind the other. If they leave a batch begun,
-            this epoch's first rows fill it up, and the batches after it are grouped.
+        accumulation_steps: batches of each process in an update.
+        grouping: "none" is random. "length": rows of an update are of like length, its batches have the longer ones first, and
+            processes get equal shares of those. "modality": besides, all rows of an update have pictures or none has, but for
+            one update an epoch of what is left over.
+        num_before: rows that came before this epoch's, where epochs lie one behind the other. If they leave an update begun,
+            this epoch's first rows fill it up, and the updates after it are grouped.
 
     Raises:
         ValueError: if there is no such grouping, or batches would hold no rows.
 
     Source: Liu et al. 2023b (LLaVA-1.5), https://arxiv.org/abs/2310.03744, whose batches are of one modality.
-        Different: rows left over lie in one batch, and none is lost or repeated.
+        Different: rows left over lie in one update, and none is lost or repeated.
     """
     if grouping not in ("none", "length", "modality"):
         raise ValueError(f'`grouping` must be "none", "length" or "modality", got {grouping!r}. Choose one of them.')
-    size = batch_size * num_processes
+    size = batch_size * num_processes * accumulation_steps
     if size < 1:
-        raise ValueError(f"`batch_size` and `num_processes` must be 1 or more, got {batch_size} and {num_processes}.")
+        raise ValueError(
+            "`batch_size`, `num_processes` and `accumulation_steps` must be 1 or more, got "
+            f"{batch_size}, {num_processes} and {accumulation_steps}."
+        )
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
     if grouping == "none":
         return order
     with_image = has_image[order]
     kinds = [order] if grouping == "length" else sorted([order[with_image], order[~with_image]], key=len)
-    # The larger kind fills up the batch that was begun, and is what this epoch leaves begun: one more mixed batch less.
+    # The larger kind fills up the update that was begun, and is what this epoch leaves begun: one more mixed one less.
     first, kinds[-1] = np.split(kinds[-1], [-num_before % size])
     grouped, left = [], []
     for rows in kinds:
@@ -189,7 +195,7 @@ class ConversationSchedule(Dataset[list[dict[str, Any]]]):
         lengths: int (rows,), tokens of each of them.
         num_images: int (rows,), pictures of each of them.
         seed: of the order.
-        batch_size, num_processes: of a step; batches are grouped for them.
+        batch_size, num_processes, accumulation_steps: of an update; rows are grouped for it.
         grouping: as in `epoch_order`; of padded batches only.
         max_tokens: of a packed row; None packs none.
         max_images: of a packed row; None for any number.
@@ -210,6 +216,7 @@ class ConversationSchedule(Dataset[list[dict[str, Any]]]):
         seed: int,
         batch_size: int,
         num_processes: int = 1,
+        accumulation_steps: int = 1,
         grouping: Grouping = "none",
         max_tokens: int | None = None,
         max_images: int | None = None,
@@ -219,7 +226,7 @@ class ConversationSchedule(Dataset[list[dict[str, Any]]]):
         self.dataset = dataset
         self.lengths, self.num_images = np.asarray(lengths, dtype=np.int64), np.asarray(num_images, dtype=np.int64)
         self.seed, self.batch_size, self.num_processes, self.grouping = seed, batch_size, num_processes, grouping
-        self.max_tokens, self.max_images = max_tokens, max_images
+        self.accumulation_steps, self.max_tokens, self.max_images = accumulation_steps, max_tokens, max_images
         if not len(dataset):
             raise ValueError("`dataset` must hold conversations, got none. Check its file and split.")
         if not self.lengths.shape == self.num_images.shape == (len(dataset),):
@@ -304,6 +311,7 @@ class ConversationSchedule(Dataset[list[dict[str, Any]]]):
                 epoch=epoch,
                 batch_size=self.batch_size,
                 num_processes=self.num_processes,
+                accumulation_steps=self.accumulation_steps,
                 grouping=self.grouping,
                 num_before=epoch * len(self.lengths),
             )

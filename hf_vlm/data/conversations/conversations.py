@@ -21,8 +21,10 @@ Source: Liu et al. 2023, https://arxiv.org/abs/2304.08485, and the data files of
     https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md
 """
 
+import hashlib
 import json
 import os
+import pickle
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -75,8 +77,8 @@ class Conversations(Sequence[dict[str, Any]]):
 
     def __init__(
         self,
-        texts: "Texts",
-        sources: "Places | Sequence[str]",
+        texts: "Texts | Mapping[int, str]",
+        sources: "Places | Sequence[str] | Mapping[int, str]",
         folder: Path,
         held: "HeldPictures",
         rows: np.ndarray,
@@ -189,6 +191,21 @@ class Conversations(Sequence[dict[str, Any]]):
         chosen = Conversations(self._texts, self._places, self._folder, self._held, rows, image_counts)
         chosen._changes = self._changes
         return chosen
+
+    def alone(self) -> "Conversations":
+        """The same conversations without the others of their files: light to be sent to another process."""
+        numbers = self._rows.tolist()
+        texts, places = ({number: items[number] for number in numbers} for items in (self._texts, self._places))
+        alone = Conversations(texts, places, self._folder, self._held, self._rows, self.image_counts)
+        alone._changes = self._changes
+        return alone
+
+    def hash_words(self) -> str:
+        """SHA-256 in hex of the words of all rows, where they stand, and how they are changed; pictures don't count."""
+        digest = hashlib.sha256(pickle.dumps(self._changes))
+        for number in self._rows.tolist():
+            digest.update(f"{self._places[number]}\n{self._texts[number]}\n".encode())
+        return digest.hexdigest()
 
     def spread(self, number: int) -> "Conversations":
         """So many of the conversations, spread evenly over all; all where there are no more."""

@@ -1,10 +1,16 @@
 """Conversations as a model reads them: tokens, which of them are learnt, and pictures, opened when an item is asked for."""
 
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -13,8 +19,18 @@ from tqdm import tqdm
 from hf_vlm.data.conversations.caption_requests import with_caption_request
 from hf_vlm.data.conversations.conversation_order import weighted_rows
 from hf_vlm.data.conversations.conversations import Conversations
+from hf_vlm.data.worker_processes import work_on
 
 logger = logging.getLogger(__name__)
+
+_ENCODED = datasets.Features(  # arrays as bytes: of int32, and of bool
+    {
+        "tokens": datasets.Value("binary"),
+        "learnt": datasets.Value("binary"),
+        "is_cut": datasets.Value("bool"),
+        "error": datasets.Value("string"),
+    }
+)
 
 
 class EncodedConversations(Dataset):
@@ -29,6 +45,8 @@ class EncodedConversations(Dataset):
         features: (pictures, image tokens, width) of all rows' pictures in order, in place of their pixels; None for pixels.
         bad_pictures: "fail" raises at a picture that can't be read; "skip" gives the row with a black one and nothing to learn.
         skipped_file: where "skip" lists rows, one a line, each process those that it meets.
+        num_proc: processes that encode; with 2 and more, what they made is kept in the cache of `datasets`, where the other
+            processes of a run, and later runs on the same rows, find it.
 
     Attributes:
         lengths: int64 (rows,), tokens.
@@ -38,6 +56,7 @@ class EncodedConversations(Dataset):
 
     Raises:
         ValueError: if a row can't be encoded, naming it.
+        ChildProcessError: if a process that encodes is killed.
     """
 
     def __init__(
@@ -51,28 +70,24 @@ class EncodedConversations(Dataset):
         features: np.ndarray | None = None,
         bad_pictures: Literal["fail", "skip"] = "fail",
         skipped_file: Path | None = None,
+        num_proc: int = 1,
     ) -> None:
         self.rows, self.processor, self.features = rows, processor, features
         self.bad_pictures, self.skipped_file = bad_pictures, skipped_file
         self.num_cut = 0
         self._noted: set[str] = set()
-        template = "plain" if context == "plain" else None
+        settings: dict[str, Any] = {"max_length": max_length, "context": context, "seed": seed}
+        encode = functools.partial(encode_rows, processor=processor, **settings)
+        fingerprint = _fingerprint(rows, processor, settings) if num_proc > 1 else None
         tokens: list[np.ndarray] = []
         learnt: list[np.ndarray] = []
-        for index in tqdm(range(len(rows)), desc="Encoding conversations", leave=False, disable=len(rows) < 10_000):
-            try:
-                messages = rows.messages(index)
-                if context is not None:  # "plain" leaves the request out, but wants a caption too
-                    messages = with_caption_request(messages, seed, index)
-                encoded = processor.encode_conversation(messages, chat_template=template)
-                if max_length is not None and len(encoded["input_ids"]) > max_length:
-                    encoded = processor.encode_conversation(messages, max_length=max_length, chat_template=template)
-                    self.num_cut += 1
-            except ValueError as error:
-                raise ValueError(f"{rows.sources[index]}: {error}") from error
-            labels = np.asarray(encoded["labels"])
-            tokens.append(np.asarray(encoded["input_ids"], dtype=np.int32))
-            learnt.append(labels >= 0)
+        made = work_on(rows, encode, _ENCODED, num_proc=num_proc, fingerprint=fingerprint, option="data.num_proc")
+        for row in tqdm(made, "Encoding conversations", len(rows), leave=False, disable=len(rows) < 10_000):
+            if row["error"]:
+                raise ValueError(row["error"])
+            tokens.append(np.frombuffer(row["tokens"], np.int32))
+            learnt.append(np.frombuffer(row["learnt"], bool))
+            self.num_cut += row["is_cut"]
         self.lengths = np.array([len(row) for row in tokens], dtype=np.int64)
         self.num_learnt = np.array([row.sum() for row in learnt], dtype=np.int64)
         # Only pictures that a cut conversation still holds are shown.
@@ -131,6 +146,57 @@ class EncodedConversations(Dataset):
         if self.skipped_file is not None:
             with self.skipped_file.open("a", encoding="utf-8") as file:
                 file.write(message.replace("\n", " ") + "\n")
+
+
+def encode_rows(
+    rows: Conversations,
+    first: int,
+    *,
+    processor: Any,
+    max_length: int | None,
+    context: Literal["instruction", "plain"] | None,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """The rows encoded, as `_ENCODED` has it; at one that can't be, what is wrong with it, and no more.
+
+    Args:
+        first: number of the first in the whole set.
+        processor, max_length, context, seed: as in `EncodedConversations`.
+    """
+    template = "plain" if context == "plain" else None
+    for index in range(len(rows)):
+        try:
+            messages = rows.messages(index)
+            if context is not None:  # "plain" leaves the request out, but wants a caption too
+                messages = with_caption_request(messages, seed, first + index)
+            encoded = processor.encode_conversation(messages, chat_template=template)
+            is_cut = max_length is not None and len(encoded["input_ids"]) > max_length
+            if is_cut:
+                encoded = processor.encode_conversation(messages, max_length=max_length, chat_template=template)
+        except ValueError as error:
+            yield {"tokens": b"", "learnt": b"", "is_cut": False, "error": f"{rows.sources[index]}: {error}"}
+            return
+        tokens = np.asarray(encoded["input_ids"], np.int32)
+        learnt = np.asarray(encoded["labels"]) >= 0
+        yield {"tokens": tokens.tobytes(), "learnt": learnt.tobytes(), "is_cut": is_cut, "error": None}
+
+
+def _fingerprint(rows: Conversations, processor: Any, settings: Mapping[str, Any]) -> str:
+    """Of all that tokens follow from: rows, tokenizer, templates, what makes a picture's tokens, and the code."""
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    code = [Path(inspect.getfile(kind)) for kind in type(processor).__mro__ if kind.__module__.startswith("hf_vlm.")]
+    parts = [
+        rows.hash_words(),
+        json.dumps(dict(settings), sort_keys=True),
+        backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items())),
+        repr([tokenizer.special_tokens_map, tokenizer.init_kwargs, tokenizer.chat_template, processor.chat_template]),
+        json.dumps(processor.to_dict(), sort_keys=True, default=str),
+        repr([processor.num_image_tokens, processor.image_token_id]),
+        repr({package: importlib.metadata.version(package) for package in ("transformers", "tokenizers")}),
+        *(file.read_text(encoding="utf-8") for file in [Path(__file__), *code]),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 class JoinedConversations(Sequence[dict[str, Any]]):

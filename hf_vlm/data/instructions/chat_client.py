@@ -180,7 +180,8 @@ def list_models(url: str, key: str | None, timeout_s: float) -> str:
     if len(names) > 1:
         told = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
         raise ValueError(
-            f"`model` must be named where an endpoint serves several, got none. Name one of {told} (`--model` of make-data)."
+            f"`model` must be named where an endpoint serves several, got none. Name one of {told} (`hf-vlm make-data "
+            "--teacher-model`)."
         )
     return names[0]
 

@@ -1,18 +1,30 @@
 """Whether lines with texts can be learnt from: every fault with its file and row, before a run finds them one by one."""
 
+import functools
 import hashlib
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 from PIL import Image
 
 from hf_vlm.data.lines.image_text import TextLines, find_splits, read_lines, rows_of_no_split
+from hf_vlm.data.worker_processes import check_num_proc, work_on
 
 _SAMPLES = 5  # of each kind, in the text report
+_FOUND = datasets.Features(  # `faults`: kind and message each, as JSON; the others only of a picture that can be read
+    {
+        "faults": datasets.Value("string"),
+        "digest": datasets.Value("binary"),
+        "height": datasets.Value("int64"),
+        "aspect": datasets.Value("float64"),
+    }
+)
 
 
 @dataclass
@@ -75,6 +87,7 @@ def audit_lines(
     tokenizer: Any = None,
     max_label_length: int | None = None,
     prepare: Callable[[Image.Image], Image.Image] = _to_grey,
+    num_proc: int = 1,
 ) -> LineAudit:
     """Read every line of a data set and tell what is wrong with it.
 
@@ -85,17 +98,20 @@ def audit_lines(
         tokenizer: of the model that is to learn; None leaves labels and characters unchecked.
         max_label_length: the longest label in tokens, end token included; None for no limit.
         prepare: makes a picture of any mode what training makes of it.
+        num_proc: processes that open pictures and try labels; what is found is the same for any number.
 
     Raises:
+        ChildProcessError: if one of these processes is killed.
         FileNotFoundError: if there is no such folder or file.
         ValueError: if it has none of the layouts, or not the split asked for, nor another that can be audited.
     """
+    check_num_proc(num_proc)
     audit = LineAudit()
 
     def fault(kind: str, message: str) -> None:
         audit.faults.setdefault(kind, []).append(message)
 
-    seen: dict[str, tuple[str, str]] = {}  # of a picture's pixels -> split and source that had them first
+    seen: dict[bytes, tuple[str, str]] = {}  # of a picture's pixels -> split and source that had them first
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
     failure: Exception | None = None
@@ -110,13 +126,24 @@ def audit_lines(
             failure = error
             continue
         audit.num_lines[name] = len(rows)
-        for index, (text, source) in enumerate(zip(rows.texts, rows.sources, strict=True)):
+        look = functools.partial(look_at_lines, tokenizer=tokenizer, max_label_length=max_label_length, prepare=prepare)
+        found_in_rows = work_on(rows, look, _FOUND, num_proc=num_proc)
+        for text, source, of_row in zip(rows.texts, rows.sources, found_in_rows, strict=True):
             for character in text:
                 first.setdefault(character, source)
             counts.update(text)
-            if message := _label_fault(text, tokenizer, max_label_length):
-                fault("labels", f"{source}: {message}")
-            _check_picture(audit, fault, rows, index, name, seen, prepare)
+            for kind, message in json.loads(of_row["faults"]):
+                fault(kind, message)
+            if of_row["digest"] is None:
+                continue
+            for counted, value, step in ((audit.heights, of_row["height"], 16), (audit.aspects, of_row["aspect"], 5)):
+                limit = max(math.ceil(value / step), 1) * step
+                counted[limit] = counted.get(limit, 0) + 1
+            known = seen.setdefault(of_row["digest"], (name, source))
+            if known[0] != name:
+                fault(
+                    "pictures in two splits", f"{source}: the same picture is in `{known[0]}` ({known[1]}). Remove one."
+                )
     if failure is not None and len(audit.faults) == 1 and not any(audit.num_lines.values()):
         raise failure
     if not splits:
@@ -131,6 +158,40 @@ def audit_lines(
                 row = {"character": character, "becomes": becomes, "count": count, "first": first[character]}
                 audit.characters.append(row)
     return audit
+
+
+def look_at_lines(
+    rows: TextLines,
+    first: int,
+    *,
+    tokenizer: Any,
+    max_label_length: int | None,
+    prepare: Callable[[Image.Image], Image.Image],
+) -> Iterator[dict[str, Any]]:
+    """What is found in each line, as `_FOUND` has it: its label tried, its picture opened.
+
+    Args:
+        first: number of the first in the whole set; nothing depends on it.
+        tokenizer, max_label_length, prepare: as in `audit_lines`.
+    """
+    for index, (text, source) in enumerate(zip(rows.texts, rows.sources, strict=True)):
+        faults: list[tuple[str, str]] = []
+        if message := _label_fault(text, tokenizer, max_label_length):
+            faults.append(("labels", f"{source}: {message}"))
+        found: dict[str, Any] = {"digest": None, "height": None, "aspect": None}
+        try:
+            image = prepare(rows[index]["image"])
+        except (ValueError, OSError) as error:
+            faults.append(("unreadable pictures", str(error)))
+        else:
+            extrema: Any = image.getextrema()
+            levels = extrema if isinstance(extrema[0], tuple) else (extrema,)  # (darkest, lightest) a band
+            if all(darkest == lightest for darkest, lightest in levels):
+                level = ", ".join(str(darkest) for darkest, _ in levels)
+                told = f"{source}: wanted a picture with text, got one grey level, {level}. Remove the row."
+                faults.append(("empty pictures", told))
+            found = {"digest": _digest(image), "height": image.height, "aspect": image.width / image.height}
+        yield {**found, "faults": json.dumps(faults)}
 
 
 def _label_fault(text: str, tokenizer: Any, max_label_length: int | None) -> str | None:
@@ -151,30 +212,5 @@ def _given_back(character: str, tokenizer: Any) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == "a" else text.replace("a", "")
 
 
-def _check_picture(
-    audit: LineAudit,
-    fault: Any,
-    rows: TextLines,
-    index: int,
-    split: str,
-    seen: dict[str, tuple[str, str]],
-    prepare: Callable[[Image.Image], Image.Image],
-) -> None:
-    source = rows.sources[index]
-    try:
-        image = prepare(rows[index]["image"])
-    except (ValueError, OSError) as error:
-        fault("unreadable pictures", str(error))
-        return
-    extrema: Any = image.getextrema()
-    levels = extrema if isinstance(extrema[0], tuple) else (extrema,)  # (darkest, lightest) a band
-    if all(darkest == lightest for darkest, lightest in levels):
-        level = ", ".join(str(darkest) for darkest, _ in levels)
-        fault("empty pictures", f"{source}: wanted a picture with text, got one grey level, {level}. Remove the row.")
-    for counts, value, step in ((audit.heights, image.height, 16), (audit.aspects, image.width / image.height, 5)):
-        limit = max(math.ceil(value / step), 1) * step
-        counts[limit] = counts.get(limit, 0) + 1
-    pixels = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).hexdigest()
-    known = seen.setdefault(pixels, (split, source))
-    if known[0] != split:
-        fault("pictures in two splits", f"{source}: the same picture is in `{known[0]}` ({known[1]}). Remove one.")
+def _digest(image: Image.Image) -> bytes:
+    return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).digest()

@@ -69,6 +69,13 @@ class TextLines(Sequence[dict[str, Any]]):
         texts, sources = ([column[index] for index in indices] for column in (self.texts, self.sources))
         return TextLines(_Chosen(self._pictures, indices), texts, sources)
 
+    def alone(self) -> "TextLines":
+        """The same lines; of pictures in a list, without those of others that they were chosen from."""
+        chosen = self._pictures
+        if isinstance(chosen, _Chosen) and isinstance(chosen.items, list):
+            chosen = [chosen.items[index] for index in chosen.indices]
+        return TextLines(chosen, self.texts, self.sources)
+
     def aspect(self, index: int) -> float:
         """Width by height of picture `index`, read from its head only where that suffices."""
         picture = self._picture(index)
@@ -353,13 +360,13 @@ class _Chosen(Sequence[Any]):
     """Some of a sequence's items, each taken when asked for."""
 
     def __init__(self, items: Sequence[Any], indices: Sequence[int]) -> None:
-        self._items, self._indices = items, indices
+        self.items, self.indices = items, indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:  # type: ignore[override]
-        return self._items[self._indices[index]]
+        return self.items[self.indices[index]]
 
 
 def _load_parquet(files: Sequence[Path]) -> datasets.Dataset:

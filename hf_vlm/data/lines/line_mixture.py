@@ -22,7 +22,7 @@ class LineSource(NamedTuple):
 
 
 class LineMixture(Sequence[dict[str, Any]]):
-    """A training set of `length` items for a *sequential* sampler: `mixture[i]` is `{"image", "text"}`.
+    """A training set of `length` items for a *sequential* sampler: `mixture[i]` is `{"image", "text", "source"}`.
 
     Every `group_size` items in a row have lines of like shape (width by height): the group's shape is drawn from the
     sources in their proportions, then each item's source by weight, then one of its rows near that shape, or a line
@@ -101,6 +101,7 @@ class LineMixture(Sequence[dict[str, Any]]):
         if number == len(self.sources):
             assert self.renderer is not None
             line = self.renderer.render(index, aspect=aspect * (0.9 + 0.15 * rng.random()))
+            line["source"] = f"drawn line {index}"
             return {**line, "image": augment(line["image"], rng)} if augment else line
         source, aspects = self.sources[number], self._aspects[number]
         # The nearest rows: those within a tenth of the shape, and a few in any case, so that none repeats too often.
@@ -111,7 +112,7 @@ class LineMixture(Sequence[dict[str, Any]]):
             last = first + few
         row = source.rows[int(self._order[number][first + int(rng.random() * (last - first))])]
         image = augment(self.prepare(row["image"]), rng) if augment else row["image"]
-        return {"image": image, "text": row["text"]}
+        return {"image": image, "text": row["text"], "source": row.get("source", f"row of source {number}")}
 
     def _pick_source(self, rng: np.random.Generator) -> int:
         return min(int(np.searchsorted(self._limits, rng.random(), side="right")), len(self._limits) - 1)

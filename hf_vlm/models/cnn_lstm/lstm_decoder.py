@@ -195,6 +195,7 @@ class CnnLstmDecoder(nn.Module):
             reading: of the pictures, where the text begins.
             state: where it goes on; then `reading` is not looked at.
         """
+        self._take_weights()
         if self.lstm.weight_ih_l0.is_cuda:
             self._gather_weights()
         words = self.dropout(self.embedding(token_ids))  # (batch, tokens, embedding_size); Vinyals eq. 11
@@ -233,6 +234,12 @@ class CnnLstmDecoder(nn.Module):
         zeros = words.new_zeros(self.num_layers, len(words), self.hidden_size)
         picture = self.dropout(reading.first_input)[:, None]
         return LstmState(*self.lstm(picture, (zeros, zeros))[1])
+
+    def _take_weights(self) -> None:
+        """Let the LSTM compute with the weights that it has now: where they are split over processes, whole ones stand in."""
+        current = [getattr(self.lstm, name) for name in self.lstm._flat_weights_names]
+        if any(kept is not weight for kept, weight in zip(self.lstm._flat_weights, current, strict=True)):
+            self.lstm._flat_weights = current
 
     def _gather_weights(self) -> None:
         """Put the LSTM's weights beside each other in memory, as cuDNN wants them, where loading scattered them."""

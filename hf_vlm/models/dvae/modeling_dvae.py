@@ -35,14 +35,15 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ...blocks.codebook import check_code_ids, code_counts, codebook_perplexity, of_first_process
+from ...blocks.codebook import check_code_ids, code_counts, codebook_perplexity
 from ...blocks.conv import grid_size, init_convolution
 from ...blocks.gumbel import gumbel_softmax, kl_from_uniform
 from ...blocks.likelihoods import PixelLikelihood, Pixels, map_pixels
 from ...blocks.patch_embed import as_pair, check_pixels
+from ...blocks.processes import mean_over_processes, spread_over_processes
 from ...blocks.straight_through import straight_through
 from ...blocks.variational import bits_per_dim, picture_loss
-from ...blocks.weight_placement import with_weights
+from ...blocks.weight_placement import set_weight, with_weights
 from ...parts.pretrained_model import HubModel
 from ...parts.settings import check_num_images
 from .configuration_dvae import DVAEConfig
@@ -127,6 +128,32 @@ def _groups(widths: list[int], num_blocks: int, kernel_sizes: tuple[int, ...]) -
     )
 
 
+class CodeLogits(nn.Conv2d):
+    """Features -> logits of the visual words."""
+
+    def forward(self, features: torch.Tensor, start_deviation: float | None = None) -> torch.Tensor:
+        """Float (batch, in_channels, rows, columns) -> float (batch, num_codes, rows, columns).
+
+        Args:
+            start_deviation: the layer is first shifted and scaled so that logits have mean 0 and this deviation over the
+                batches of all processes; None leaves it.
+        """
+        if start_deviation is not None:
+            self._start(features, start_deviation)
+        return super().forward(features)
+
+    @torch.no_grad()
+    def _start(self, features: torch.Tensor, deviation: float) -> None:
+        logits = super().forward(features).float().movedim(1, -1).flatten(0, 2)  # (places, num_codes)
+        mean, spread = mean_over_processes(logits), spread_over_processes(logits)
+        # one place, or black pictures, tell nothing
+        scale = torch.where(spread > _SMALLEST_SPREAD, deviation / spread, 1.0)
+        assert self.bias is not None
+        bias, weight = (self.bias - mean) * scale, self.weight * scale[:, None, None, None]
+        set_weight(self, "bias", bias)
+        set_weight(self, "weight", weight)
+
+
 class DVAEEncoder(nn.Module):
     """Pictures -> logits of the visual words."""
 
@@ -135,7 +162,7 @@ class DVAEEncoder(nn.Module):
         widths = [config.group_channels * 2**group for group in range(config.num_groups)]
         self.input_layer = nn.Conv2d(config.num_channels, widths[0], 7, padding=3)
         self.groups = _groups([widths[0], *widths], config.num_blocks_per_group, (3, 3, 3, 1))
-        self.output_layer = nn.Conv2d(widths[-1], config.num_codes, 1)
+        self.output_layer = CodeLogits(widths[-1], config.num_codes, 1)
         self.start_deviation = config.start_logit_deviation
         self.is_started: torch.Tensor
         if self.start_deviation is not None:
@@ -151,23 +178,9 @@ class DVAEEncoder(nn.Module):
         ):  # under autocast the choice among words stays in full precision
             features = F.relu(features).to(self.output_layer.weight.dtype)
             if self.training and self.start_deviation is not None and not self.is_started:
-                self._start(features, self.start_deviation)
+                self.is_started.fill_(True)
+                return self.output_layer(features, start_deviation=self.start_deviation).float()
             return self.output_layer(features).float()
-
-    @torch.no_grad()
-    def _start(self, features: torch.Tensor, deviation: float) -> None:
-        """Shifts and scales the output layer by what it makes of the first training batch."""
-        layer = self.output_layer
-        logits = layer(features).float()
-        mean = of_first_process(logits.mean((0, 2, 3)))  # (num_codes,)
-        spread = of_first_process(logits.std((0, 2, 3), correction=0))
-        scale = torch.where(
-            spread > _SMALLEST_SPREAD, deviation / spread, 1.0
-        )  # one place, or black pictures, tell nothing
-        assert layer.bias is not None
-        layer.bias.copy_((layer.bias - mean) * scale)
-        layer.weight.mul_(scale[:, None, None, None])
-        self.is_started.fill_(True)
 
 
 class DVAEDecoder(nn.Module):
@@ -209,7 +222,7 @@ class DVAEModel(HubModel):
     _can_record_outputs = {
         "hidden_states": OutputRecorder(DVAEGroup, layer_name="encoder", capture_initial_hidden_state=False)
     }
-    _no_split_modules = ["DVAEBlock"]
+    _no_split_modules = ["DVAEBlock", "CodeLogits"]  # which writes its own weights: see `set_weight`
     accepts_loss_kwargs = False  # the loss is a mean over pictures: the Trainer is to average accumulated batches
 
     def __init__(self, config: DVAEConfig) -> None:

@@ -86,7 +86,7 @@ class VQVAEModel(HubModel):
     main_input_name = "pixel_values"
     part_paths = {"encoder": "encoder", "codebook": "codebook", "decoder": "decoder", "likelihood": "likelihood"}
     _can_record_outputs = {"hidden_states": OutputRecorder(DownStage, capture_initial_hidden_state=False)}
-    _no_split_modules = ["ResidualConvBlock"]
+    _no_split_modules = ["ResidualConvBlock", "Codebook"]  # a codebook writes its own weight: see `set_weight`
     accepts_loss_kwargs = False  # the loss is a mean over pictures: the Trainer is to average accumulated batches
     _keep_in_fp32_modules_strict = {"codebook"}  # running means of a codeword need more digits than half precision has
 

@@ -154,7 +154,7 @@ def _record(file: str, entry: Any) -> Record | None:
 def _short_command(command: str) -> str:
     """A command as anyone would type it: no folders of the machine that it ran on."""
     words = published(command).split(" ")
-    if words and words[0].rpartition("/")[2] in ("hf-vlm", "cli.py"):
+    if words and words[0].rpartition("/")[2] in ("hf-vlm", "__main__.py"):
         words[0] = "hf-vlm"
     return " ".join(words)
 

@@ -295,14 +295,15 @@ def _ran_on(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _batch(sections: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> str | None:
     training = _section(sections, "training")
-    rows = training.get("per_device_train_batch_size")
-    if rows is None:
+    rows, items = training.get("per_device_train_batch_size"), training.get("global_batch_size")
+    if rows is None and items is None:
         return None
     accumulated = training.get("gradient_accumulation_steps", 1)
     packed = _section(sections, "data").get("max_tokens")
+    of_device = f"{rows} a device" if items is None else f"{items} an update, over all devices"
     return (
-        f"{rows} a device; {_devices(sessions)}"
-        + (f"; {accumulated} batches a step" if accumulated != 1 else "")
+        f"{of_device}; {_devices(sessions)}"
+        + (f"; {accumulated} batches a step" if accumulated != 1 and items is None else "")
         + (f"; a row holds conversations of up to {packed} tokens together" if packed else "")
     )
 

@@ -153,8 +153,10 @@ def run_facts(run: RunFolder, report: RunReport) -> dict[str, str]:
     if last:
         seconds = round(last["train_runtime"])
         facts["Time"] = f"{datetime.timedelta(seconds=seconds)} (h:mm:ss) since the last start or resumption"
-    rows = training.get("per_device_train_batch_size")
-    if rows is not None:
+    rows, items = training.get("per_device_train_batch_size"), training.get("global_batch_size")
+    if items is not None:
+        facts["Batch"] = f"{items} rows an update, over all devices"
+    elif rows is not None:
         number = f"{rows} {'row' if rows == 1 else 'rows'} a device"
         accumulated = training.get("gradient_accumulation_steps", 1)
         facts["Batch"] = number + (f", {accumulated} batches a step" if accumulated != 1 else "")

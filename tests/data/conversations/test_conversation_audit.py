@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_vlm.data import worker_processes
 from hf_vlm.data.conversations.conversation_audit import audit_conversations
 
 
@@ -158,6 +159,37 @@ class AllLearnt(Words):
     def encode_conversation(self, messages, max_length=None):
         input_ids = super().encode_conversation(messages, max_length)["input_ids"]
         return {"input_ids": input_ids, "labels": input_ids}
+
+
+@pytest.mark.parametrize("num_proc", [2, 4])
+def test_several_processes_find_what_one_finds(data, num_proc, monkeypatch):
+    (data / "cut.png").write_bytes((data / "a.png").read_bytes()[:60])
+    change(
+        data,
+        row("<image>\nWhat is it", "A red bus there", "c.png"),  # as in validation
+        row("<image>\nWhat", "Cut", "cut.png"),
+        row("refused", "no"),
+        row("nothing", "..."),
+        row("too long", "a b c d e f g h i j k l"),
+        row("a b c d e f g h i j k l", "m n"),
+        row("<image>", "gone", "gone.png"),
+    )
+    alone = audit_conversations(data, processor=Words(), max_length=11)
+    assert sum(map(len, alone.faults.values())) == 8 and len(alone.faults) == 7
+    started = []
+    write_parts = worker_processes._write_parts
+    monkeypatch.setattr(
+        worker_processes, "_write_parts", lambda *given: started.append(given[1]) or write_parts(*given)
+    )
+    found = audit_conversations(data, processor=Words(), max_length=11, num_proc=num_proc)
+    assert started == [num_proc]  # for the split of one row none
+    assert found.to_dict() == alone.to_dict() and str(found) == str(alone)
+    assert list(found.faults) == list(alone.faults)  # in the same order
+
+
+def test_number_of_processes_is_checked_first(tmp_path):
+    with pytest.raises(ValueError, match="`num_proc` must be 1 or more, got 0"):
+        audit_conversations(tmp_path / "nowhere", num_proc=0)
 
 
 def test_split_that_can_not_be_read_does_not_end_the_audit(data):

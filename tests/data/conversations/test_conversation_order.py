@@ -72,6 +72,31 @@ def test_processes_share_the_longer_rows_of_a_batch():
         assert [sorted(of_process) for of_process in batch.reshape(4, 4)] == [sorted(hand) for hand in dealt]
 
 
+DIVISIONS = [(24, 1, 1), (12, 2, 1), (12, 1, 2), (3, 2, 4), (1, 8, 3)]
+
+
+@pytest.mark.parametrize("grouping", ["none", "length", "modality"])
+def test_rows_of_an_update_are_the_same_however_it_is_divided(grouping):
+    lengths, has_image = conversations(250)
+    updates = []
+    for batch_size, num_processes, accumulation_steps in DIVISIONS:
+        settings = {"batch_size": batch_size, "num_processes": num_processes, "accumulation_steps": accumulation_steps}
+        epochs = [
+            epoch_order(lengths, has_image, seed=1, epoch=e, num_before=250 * e, grouping=grouping, **settings)
+            for e in range(3)
+        ]
+        rows = np.concatenate(epochs)
+        updates.append([sorted(rows[first : first + 24].tolist()) for first in range(0, len(rows), 24)])
+    assert all(other == updates[0] for other in updates)
+
+
+def test_batches_of_an_update_hold_less_padding_than_the_update():
+    lengths, has_image = conversations(2400)
+    settings = {"seed": 0, "epoch": 0, "batch_size": 4, "num_processes": 2, "accumulation_steps": 12}
+    order = epoch_order(lengths, has_image, grouping="length", **settings)
+    assert padding(lengths, order, 8) < 0.5 * padding(lengths, order, 96)
+
+
 def test_longest_row_comes_in_the_first_batch():
     lengths, has_image = conversations(800)
     lengths[123] = 3000
@@ -105,7 +130,7 @@ def test_order_of_one_modality_only_is_grouped_by_length():
 def test_wrong_grouping_or_batch_size_is_refused():
     with pytest.raises(ValueError, match="got 'lenght'"):
         epoch_order(np.ones(3), np.ones(3, bool), seed=0, epoch=0, batch_size=1, grouping="lenght")
-    with pytest.raises(ValueError, match="must be 1 or more, got 0 and 1"):
+    with pytest.raises(ValueError, match="must be 1 or more, got 0, 1 and 1"):
         epoch_order(np.ones(3), np.ones(3, bool), seed=0, epoch=0, batch_size=0, grouping="length")
 
 

@@ -3,12 +3,14 @@
 import json
 import pickle
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from hf_vlm import LlavaVisionLanguageProcessor, VisionTransformerConfig
+from hf_vlm.data import worker_processes
 from hf_vlm.data.conversations.caption_requests import CAPTION_REQUESTS
 from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.data.conversations.encoded_conversations import EncodedConversations, JoinedConversations
@@ -232,3 +234,94 @@ def test_weights_say_how_often_the_rows_of_a_set_come():
     drawn = {tuple(JoinedConversations([Numbered(20, 8)], [0.25], seed=seed)[i] for i in range(2)) for seed in range(9)}
     assert len(drawn) > 1
     assert len(JoinedConversations([Numbered(0, 4), Numbered(9, 3)])) == 7
+
+
+# By several processes
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of `datasets`."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def assert_equal(one, other):
+    for name in ("lengths", "num_images", "num_learnt"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
+    assert one.num_cut == other.num_cut and len(one) == len(other)
+    for index in range(len(one)):
+        first, second = one[index], other[index]
+        assert first.keys() == second.keys() and first["source"] == second["source"]
+        assert all(torch.equal(first[name], second[name]) for name in first if name != "source"), index
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [(CHAT * 3, {"max_length": 40}), (CAPTIONS * 4, {"context": "instruction", "seed": 3}), (CAPTIONS[:1], {})],
+)
+def test_tokens_are_the_same_for_any_number_of_processes(processor, write, cache, rows, settings):
+    read = write(rows).map_messages(louder)
+    alone = EncodedConversations(read, processor, **settings)
+    assert (alone.num_cut > 0) == ("max_length" in settings)
+    for number in (2, 5):
+        assert_equal(EncodedConversations(read, processor, num_proc=number, **settings), alone)
+    chosen = read.select(range(0, len(rows), 2))
+    assert_equal(
+        EncodedConversations(chosen, processor, num_proc=2, **settings),
+        EncodedConversations(chosen, processor, **settings),
+    )
+
+
+def louder(messages):
+    """The last answer with a cry, as prompts are put to rows."""
+    last = [{"type": "text", "text": messages[-1]["content"][-1]["text"] + "!"}]
+    return [*messages[:-1], {**messages[-1], "content": last}]
+
+
+@pytest.mark.parametrize("places", [(5,), (1, 5), (6, 7)])
+def test_first_row_that_can_not_be_encoded_is_named_whichever_process_has_it(processor, write, cache, places):
+    rows = list(CAPTIONS * 3)
+    for place in places:
+        rows[place] = CHAT[2]
+    read = write(rows)
+    told = []
+    for number in (1, 2, 3):
+        with pytest.raises(ValueError, match=rf"rows\.json, row {places[0]}: ") as error:
+            EncodedConversations(read, processor, context="plain", num_proc=number)
+        told.append(str(error.value))
+    assert len(set(told)) == 1
+
+
+def test_what_processes_encoded_is_found_by_those_that_come_after(processor, write, cache, monkeypatch):
+    read = write(CHAT)
+    first = EncodedConversations(read, processor, num_proc=2)
+    monkeypatch.setattr(worker_processes, "_write_parts", None)  # nothing can be encoded from here on
+    assert_equal(EncodedConversations(read, pickle.loads(pickle.dumps(processor)), num_proc=2), first)
+    assert_equal(EncodedConversations(write(CHAT), processor, num_proc=3), first)
+
+
+@pytest.mark.slow
+def test_what_was_encoded_otherwise_is_not_taken(processor, write, cache):
+    before = EncodedConversations(write(CAPTIONS), processor, context="instruction", num_proc=2)
+    other = pickle.loads(pickle.dumps(processor))
+    other.chat_template = other.chat_template.replace("<|im_end|>", "</s>")
+    wider = pickle.loads(pickle.dumps(processor))
+    wider.tokenizer.add_tokens(["one", "six"])
+    for its_processor, rows, settings in (
+        (processor, CAPTIONS, {"context": "instruction", "seed": 1}),
+        (processor, CAPTIONS, {"context": "plain"}),
+        (processor, CAPTIONS, {"context": "instruction", "max_length": int(before.lengths.max()) - 1}),
+        (processor, CAPTIONS[::-1], {"context": "instruction"}),
+        (other, CAPTIONS, {"context": "instruction"}),
+        (wider, CAPTIONS, {"context": "instruction"}),
+    ):
+        alone = EncodedConversations(write(rows), its_processor, **settings)
+        assert_equal(EncodedConversations(write(rows), its_processor, num_proc=2, **settings), alone)
+        assert [alone[i]["input_ids"].tolist() for i in range(3)] != [before[i]["input_ids"].tolist() for i in range(3)]
+    read = write(CAPTIONS)
+    changed = read.map_messages(louder)
+    assert_equal(
+        EncodedConversations(changed, processor, context="instruction", num_proc=2),
+        EncodedConversations(changed, processor, context="instruction"),
+    )

@@ -1,16 +1,20 @@
 """An audit finds what was put wrong into a data set, each in its place, and nothing else."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_vlm.cli import main
+from hf_vlm.data import worker_processes
 from hf_vlm.data.lines.audit import audit_lines
 from hf_vlm.data.lines.character_tokenizer import build_character_tokenizer
-from hf_vlm.data.lines.image_text import find_splits
+from hf_vlm.data.lines.image_text import find_splits, read_lines
 from hf_vlm.parts.pictures import to_grayscale
 
 TOKENIZER = build_character_tokenizer(alphabet=" abcdefghijklmnopqrstuvwxyz")
@@ -73,6 +77,43 @@ def test_every_fault_is_told_with_its_place_and_no_other(lines, kind):
     assert len(audit.faults[kind]) == len(wanted)
     for message, part in zip(audit.faults[kind], wanted, strict=True):
         assert part in message
+
+
+@pytest.mark.parametrize("layout", ["files", "table"])
+def test_several_processes_find_what_one_finds(lines, layout, monkeypatch):
+    write_split(lines / "train", {f"{index}.png": "rain" for index in range(9)} | {"b.png": "\u6f22"}, seed=3)
+    damage(lines, "unreadable pictures")
+    Image.new("L", (40, 90), 255).save(lines / "train" / "7.png")
+    if layout == "table":
+        rows = read_lines(lines, "train")
+        held = [
+            {"bytes": (lines / "train" / name).read_bytes(), "path": None}
+            for name in [*map("{}.png".format, range(9)), "b.png"]
+        ]
+        table = Dataset.from_dict(
+            {"image": held, "text": rows.texts}, Features({"image": ImageFeature(), "text": Value("string")})
+        )
+        shutil.rmtree(lines / "train")
+        table.to_parquet(lines / "train.parquet")
+    settings = {"tokenizer": TOKENIZER, "max_label_length": 9, "prepare": to_grayscale}
+    alone = audit_lines(lines, **settings)
+    assert {"labels", "unreadable pictures", "empty pictures"} <= set(alone.faults) and alone.characters
+    started = []
+    write_parts = worker_processes._write_parts
+    monkeypatch.setattr(
+        worker_processes, "_write_parts", lambda *given: started.append(given[1]) or write_parts(*given)
+    )
+    for num_proc in (2, 3):
+        found = audit_lines(lines, **settings, num_proc=num_proc)
+        assert found.to_dict() == alone.to_dict() and list(found.faults) == list(alone.faults)
+    assert started == [2, 3]
+
+
+def test_chosen_lines_travel_without_the_others(lines):
+    rows = read_lines(lines, "train")
+    one = rows.select([2]).alone()
+    assert len(pickle.dumps(one)) < len(pickle.dumps(rows.select([2]))) and one[0]["source"] == rows.sources[2]
+    assert one[0]["image"].tobytes() == rows[2]["image"].tobytes() and one.texts == [rows.texts[2]]
 
 
 @pytest.mark.parametrize("other", [True, False], ids=["beside another split", "alone"])

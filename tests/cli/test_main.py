@@ -370,3 +370,29 @@ def test_a_name_in_another_encoding_is_printed(model_folder, lines_folder, tmp_p
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, env=strict, capture_output=True, check=True)
     assert b"caf\\udce9.png\t" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["hf_vlm", "hf_vlm.cli"])
+def test_module_is_the_command(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("hf-vlm ") and done.stderr == ""
+
+
+LIGHT = """
+import contextlib, io, sys
+import hf_vlm
+from hf_vlm.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(["--help"])
+print(*sorted({module.partition(".")[0] for module in sys.modules}))
+"""
+
+
+@pytest.mark.slow
+def test_import_and_help_load_no_package_that_can_wait():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"hf_vlm", "torch", "transformers"} <= loaded
+    waiting = "datasets pyarrow pandas peft scipy sklearn matplotlib timm gradio onnx onnxruntime jiwer rapidocr shtab"
+    assert loaded & set(waiting.split()) == set()

@@ -60,7 +60,10 @@ def test_bad_contexts_are_told_with_their_lines(contexts, tmp_path, capsys):
     [
         (["--kinds", "talk"], "`kinds` must be"),
         (["--language", "xx"], "`language` must be one of en, de, fr, es"),
-        (["--model", "m"], "`--model` is for teachers of the kind `endpoint`, got it with `--teacher rules`"),
+        (
+            ["--teacher-model", "m"],
+            "`--teacher-model` is for teachers of the kind `endpoint`, got it with `--teacher rules`",
+        ),
         (["--temperature", "0"], "`--temperature` is for teachers of the kind `model` or `endpoint`"),
         (
             ["--teacher", "http://127.0.0.1:1/v1", "--batch-size", "2"],
