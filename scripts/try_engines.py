@@ -84,7 +84,7 @@ def write_recipes(folder: Path) -> dict[str, Path]:
             "output_dir": str(folder),
             "max_steps": 6,
             "global_batch_size": items,
-            "per_device_train_batch_size": items,
+            "per_device_train_batch_size": items // 2,  # as masks are drawn a batch, one process takes two, one by one
             "per_device_eval_batch_size": 2,
             "learning_rate": 1e-3,
             "save_steps": 3,

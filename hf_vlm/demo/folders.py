@@ -82,6 +82,11 @@ def look_at_folders(folders: Iterable[str | os.PathLike]) -> list[DemoFolder]:
     sources = list(dict.fromkeys(os.fspath(folder).rstrip("/") or "/" for folder in folders))
     if not sources:
         raise ValueError("A folder of a model to try is wanted, got none. Name one or several.")
+    for source in sources:
+        if source.startswith(("/", ".", "~")) and not Path(source).is_dir():  # no name of the Hub
+            raise FileNotFoundError(
+                f"A folder of a model is wanted, got {source}, which is not there. Check the spelling."
+            )
     names = [Path(source).resolve().name if Path(source).is_dir() else source for source in sources]
     return [
         _look_at(source, name if names.count(name) == 1 else source)

@@ -392,7 +392,12 @@ def _told(told: Estimate) -> list[str]:
             + "".join(f"{amount / GIBIBYTE:>13.1f}" for amount in amounts)
             + f"{memory.total / GIBIBYTE:>10.1f}  {'yes' if told.fits(memory) else 'no'}"
         )
-    return [*lines, "", *_time_told(told)]
+    return [
+        *lines,
+        "at the fullest moment of an update: behind the backward pass no activations are left",
+        "",
+        *_time_told(told),
+    ]
 
 
 def _time_told(told: Estimate) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.collators import LineCollator
 from hf_vlm.data.conversations.conversation_order import weighted_rows
@@ -203,6 +203,7 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
     texts = [text_of(rows.messages(index)[-1]) for rows in train_rows for index in range(len(rows))]
     model, processor = build_model(recipe, texts)
     check_vocabulary(model, processor.tokenizer)
+    check_engine(model, arguments)
     model.requires_grad_(False)
     for role in recipe.parts.train:
         model.get_submodule(model.part_paths[role]).requires_grad_(True)
@@ -282,6 +283,22 @@ def build_model(recipe: PictureTextRecipe, texts: list[str]) -> tuple[Any, Any]:
         model.generation_config.update(**recipe.generation)
         model.generation_config.validate(strict=True)
     return model, processor
+
+
+def check_engine(model: Any, arguments: TrainingArguments) -> None:
+    """Checks that the engine that is to divide a model's weights can do so.
+
+    Raises:
+        ValueError: for ZeRO-3 with an LSTM that looks again at every word: processes gather a layer's weights at each call, and
+            texts of other lengths make other numbers of calls.
+    """
+    engine = getattr(arguments, "deepspeed_plugin", None)
+    looks_again = getattr(getattr(model, "decoder", None), "looks_again", False)
+    if looks_again and engine is not None and engine.hf_ds_config.is_zero3():
+        raise ValueError(
+            "DeepSpeed's ZeRO-3 wants layers that all processes call equally often, got `model.settings.attention: "
+            f"{model.config.attention}`, which calls them once a word. Take ZeRO-2, FSDP2 or DDP, or `attention: none`."
+        )
 
 
 def check_rows(rows: Conversations, processor: Any, asks: bool) -> Conversations:

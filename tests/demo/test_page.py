@@ -93,7 +93,9 @@ def test_port_in_use_is_told_before_anything_is_loaded():
 
 @pytest.mark.slow
 def test_page_is_served_to_this_machine_until_ctrl_c_which_leaves_nothing(model_folders, tmp_path):
-    program = f"from hf_vlm.demo.page import launch\nlaunch([{model_folders['tokens']!r}])"
+    # A test that runs in the background inherits a SIGINT that is ignored.
+    taking_signals = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = f"{taking_signals}from hf_vlm.demo.page import launch\nlaunch([{model_folders['tokens']!r}])"
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from PIL import Image
 
 from hf_vlm.cli import main
 from hf_vlm.data.tasks.task_rows import read_task
-from hf_vlm.training.picture_text import build_trainer, check_rows, train
+from hf_vlm.training.picture_text import build_trainer, check_engine, check_rows, train
 from hf_vlm.training.task_evaluation import evaluate_rows
 from hf_vlm.training.task_metrics import score_task
 from hf_vlm.training.tasks import load_recipe
+from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
 from tests.training.tiny_tasks import COLOURS, write_decoder_parts, write_task_sets
 
 
@@ -160,3 +163,15 @@ def test_dry_run_shows_labels_and_what_the_batch_is_made_of(folder, tmp_path, ca
     assert "72 steps of 4 texts" in told and "image_features (4, " in told and "picture" in told
     assert main([*command, f"training.output_dir={tmp_path / 'b'}", "data.features_folder=null"]) == 0
     assert "drawn in" in capsys.readouterr().out and (tmp_path / "b" / "dry_run.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("attention", "stage", "is_refused"), [("additive", 3, True), ("additive", 2, False), ("none", 3, False)]
+)
+def test_lstm_that_looks_again_at_every_word_is_refused_under_zero_3_alone(attention, stage, is_refused):
+    engine = SimpleNamespace(hf_ds_config=SimpleNamespace(is_zero3=lambda: stage == 3))
+    model, arguments = tiny_captioner(attention=attention), SimpleNamespace(deepspeed_plugin=engine)
+    told = "ZeRO-3 wants layers that .* got `model.settings.attention: additive`.* Take ZeRO-2"
+    with pytest.raises(ValueError, match=told) if is_refused else nullcontext():
+        check_engine(model, arguments)
+    check_engine(model, SimpleNamespace(deepspeed_plugin=None))
