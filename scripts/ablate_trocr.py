@@ -24,8 +24,8 @@ from transformers import AutoConfig, AutoModel, set_seed
 
 from hf_vlm import TrOCREncoderDecoderConfig, TrOCREncoderDecoderForConditionalGeneration, TrOCREncoderDecoderProcessor
 from hf_vlm.data.lines.image_text import read_lines
-from hf_vlm.training.evaluation import evaluate_lines
 from hf_vlm.training.recipe import TrOCRRecipe
+from hf_vlm.training.scores.evaluation import evaluate_lines
 from hf_vlm.training.trocr import train
 
 

@@ -23,9 +23,9 @@ from transformers import AutoModel, AutoProcessor, pipeline
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.parts.weight_report import WeightReport, hash_weights
-from hf_vlm.training.line_trainer import ReferenceLines
-from hf_vlm.training.metrics import character_error_rate
 from hf_vlm.training.recipe import TrOCRRecipe
+from hf_vlm.training.scores.metrics import character_error_rate
+from hf_vlm.training.trainers.line_trainer import ReferenceLines
 
 RECIPE = "trocr-dinov2-minilm"
 VISION_PARTS = ("efficientnet-lite0", "dinov2-small")

@@ -33,8 +33,8 @@ from hf_vlm.blocks.classification import classification_loss
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, read_images
 from hf_vlm.training.image_classification import build_trainer, train
 from hf_vlm.training.image_recipe import ImageRecipe
-from hf_vlm.training.image_trainer import ImageTrainer
 from hf_vlm.training.tasks import load_recipe
+from hf_vlm.training.trainers.image_trainer import ImageTrainer
 
 RECIPES = {"vit": "vit-image-classification", "swin": "swin-image-classification", "masked": "vit-masked-pretraining"}
 RUNS = ("vit", "timm-vit", "swin", "timm-swin", "cnn-vit", "masked")

@@ -24,9 +24,9 @@ import torch
 from datasets import load_from_disk
 
 from hf_vlm.data.conversations.conversations import Conversations, read_conversations
-from hf_vlm.training.conversation_evaluation import load_visual_chat
-from hf_vlm.training.metrics import chrf, exact_match
-from hf_vlm.training.task_evaluation import evaluate_rows
+from hf_vlm.training.scores.conversation_evaluation import load_visual_chat
+from hf_vlm.training.scores.metrics import chrf, exact_match
+from hf_vlm.training.scores.task_evaluation import evaluate_rows
 
 NEIGHBOURS = 5
 

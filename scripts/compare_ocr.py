@@ -29,7 +29,7 @@ from PIL import Image
 
 from hf_vlm.data.lines.image_text import read_lines
 from hf_vlm.pipelines.picture_files import LineReader, Precision
-from hf_vlm.training.metrics import character_error_rate, word_error_rate
+from hf_vlm.training.scores.metrics import character_error_rate, word_error_rate
 
 Reader = Callable[[Sequence[Image.Image]], list[str]]
 

@@ -1,4 +1,4 @@
-"""How well models do the tasks of the lecture, beside what needs no learning: a table of the records of `hf-vlm evaluate`.
+"""How well models caption, answer and translate, beside what needs no learning: a table of the records of `hf-vlm evaluate`.
 
     python scripts/compare_tasks.py RECORD.json ... --vision RUN [--json FILE]
 
@@ -21,9 +21,9 @@ from typing import Any
 from compare_llava import Known
 
 from hf_vlm.data.tasks.task_rows import read_task
-from hf_vlm.training.conversation_evaluation import load_visual_chat
-from hf_vlm.training.task_evaluation import spread_rows
-from hf_vlm.training.task_metrics import TASK_METRICS, score_task
+from hf_vlm.training.scores.conversation_evaluation import load_visual_chat
+from hf_vlm.training.scores.task_evaluation import spread_rows
+from hf_vlm.training.scores.task_metrics import TASK_METRICS, score_task
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ from hf_vlm.blocks.codebook import DiscreteLatents
 from hf_vlm.data.labelled_images import read_images
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.training.image_tokenization import build_trainer, train
+from hf_vlm.training.scores.tokenizer_pictures import paired_grid
 from hf_vlm.training.tasks import load_recipe
-from hf_vlm.training.tokenizer_pictures import paired_grid
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 BETAS = ("0", "0.01", "0.1", "0.5", "1", "4")

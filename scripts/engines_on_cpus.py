@@ -19,6 +19,7 @@ from typing import Any
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, trainer
 
@@ -58,19 +59,25 @@ def use_engines_on_cpus() -> None:
     PartialState.__init__, AcceleratorState.__init__ = init_partial, init
 
 
+def divided_weights(model: nn.Module) -> set[str]:
+    """Names of a model's parameters that are in parts: of FSDP2 (`DTensor`) or ZeRO-3 (`ds_tensor`)."""
+    return {
+        name for name, weight in model.named_parameters() if isinstance(weight, DTensor) or hasattr(weight, "ds_tensor")
+    }
+
+
 class Notes(TrainerCallback):
     """Writes how a model is divided when its training begins."""
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **parts: Any
     ) -> None:
-        """Notes the optimizer's class, and parameters of FSDP2 (`DTensor`) or ZeRO-3 (`ds_tensor`) that are in parts."""
+        """Notes the optimizer's class, and how many parameters are in parts."""
         if args.process_index > 0:
             return
-        parameters = list(model.parameters())
-        divided = [weight for weight in parameters if isinstance(weight, DTensor) or hasattr(weight, "ds_tensor")]
         name = type(getattr(optimizer, "optimizer", optimizer)).__name__
-        notes = {"optimizer": name, "parameters": len(parameters), "divided": len(divided)}
+        numbers = {"parameters": len(list(model.parameters())), "divided": len(divided_weights(model))}
+        notes = {"optimizer": name, **numbers}
         Path(os.environ["ENGINE_NOTES"]).write_text(json.dumps(notes), encoding="utf-8")
 
 

@@ -18,8 +18,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_vlm.data.labelled_images import read_images
-from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders
-from hf_vlm.training.tokenizer_pictures import paired_grid
+from hf_vlm.training.scores.tokenizer_evaluation import evaluate_tokenizer_folders
+from hf_vlm.training.scores.tokenizer_pictures import paired_grid
 
 CHECKOUT = Path(__file__).parents[1]
 LARGEST_FILE = 2e6  # bytes

@@ -571,7 +571,7 @@ def try_lmms_eval(is_simple: bool) -> str:
 
     from hf_vlm.data.tasks.task_rows import read_task
     from hf_vlm.sharing.lmms_eval import manifest
-    from hf_vlm.training.task_evaluation import evaluate_rows
+    from hf_vlm.training.scores.task_evaluation import evaluate_rows
 
     MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)  # as the entry point does where it is installed
     with tempfile.TemporaryDirectory() as folder:

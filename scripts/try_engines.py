@@ -84,7 +84,8 @@ def write_recipes(folder: Path) -> dict[str, Path]:
             "output_dir": str(folder),
             "max_steps": 6,
             "global_batch_size": items,
-            "per_device_train_batch_size": items // 2,  # as masks are drawn a batch, one process takes two, one by one
+            # Masks are drawn a batch, so one process takes two, one by one; a codebook's running means move once a batch.
+            "per_device_train_batch_size": items if name == "tokenization" else items // 2,
             "per_device_eval_batch_size": 2,
             "learning_rate": 1e-3,
             "save_steps": 3,
@@ -330,11 +331,16 @@ def tables(trials: Sequence[Trial], left_out: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def is_refused(trial: Trial) -> bool:
+    """Whether hf-vlm said before it began that the engine can't train this family."""
+    return trial.fault is not None and trial.fault.startswith("hf-vlm: DeepSpeed's ZeRO-3 wants layers")
+
+
 def _cell(trial: Trial | None) -> str:
     if trial is None:
         return "not run"
     if trial.fault is not None:
-        return "failed"
+        return "refused" if is_refused(trial) else "failed"
     return "-" if trial.difference is None else f"{trial.difference:.1e}"
 
 
@@ -373,7 +379,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps([asdict(trial) for trial in trials], indent=1), encoding="utf-8")
     far = [trial for trial in trials if trial.difference is not None and not trial.difference <= TOLERANCE]
-    return int(bool(far) or any(trial.fault for trial in trials))
+    return int(bool(far) or any(trial.fault and not is_refused(trial) for trial in trials))
 
 
 if __name__ == "__main__":

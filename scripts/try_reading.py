@@ -64,7 +64,7 @@ def reload(model: str, data: str) -> int:
 
     import hf_vlm  # noqa: F401  registers our classes
     from hf_vlm.data.lines.image_text import read_lines
-    from hf_vlm.training.metrics import character_error_rate
+    from hf_vlm.training.scores.metrics import character_error_rate
 
     lines = read_lines(data, split="validation")
     pictures = [line["image"] for line in lines]

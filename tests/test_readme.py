@@ -82,8 +82,9 @@ def test_python_blocks_run(document: str, checkout_copy: Path):
     assert blocks
 
 
-def test_readme_has_python_blocks():
+def test_readme_has_python_blocks_and_nothing_to_fill_in():
     assert "README.md" in documents()
+    assert "@@" not in README.read_text(encoding="utf-8")
 
 
 def test_first_screen_shows_the_two_commands():

@@ -26,7 +26,7 @@ def check_num_proc(num_proc: int, option: str = "num_proc") -> None:
     """Raises ValueError unless it is a number of processes."""
     if num_proc < 1:
         raise ValueError(
-            f"`{option}` must be 1 or more, got {num_proc}. It is a number of processes; 1 starts no other."
+            f"`{option}` must be 1 or more, got {num_proc}. Give a number of processes; 1 starts no other."
         )
 
 

@@ -1,1 +1,1 @@
-"""After training: model cards, and the ways out, to stock transformers, to a folder with its own code, to ONNX."""
+"""After training: assembling and pushing, model cards, and the ways out: stock transformers, a folder with its own code, ONNX."""

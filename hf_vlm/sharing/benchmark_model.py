@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from hf_vlm.blocks.token_loss import IGNORE_INDEX
-from hf_vlm.training.conversation_evaluation import is_visual_chat, load_visual_chat
-from hf_vlm.training.task_evaluation import architecture_of, check_start_token, load_answerer
+from hf_vlm.training.scores.conversation_evaluation import is_visual_chat, load_visual_chat
+from hf_vlm.training.scores.task_evaluation import architecture_of, check_start_token, load_answerer
 
 Messages = list[dict[str, Any]]
 

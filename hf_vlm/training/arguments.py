@@ -21,6 +21,7 @@ from transformers.integrations import is_tensorboard_available
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hf_vlm.training.recipe import ITEMS_OF_UPDATE, Recipe
+from hf_vlm.training.supervision.checkpoints import sessions_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def check_same_step(arguments: TrainingArguments, checkpoint: str | Path) -> Non
         ValueError: if an update has another number of items; the message says which settings give it as many.
     """
     state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    clock = state.get("stateful_callbacks", {}).get("SessionClock", {})
-    sessions = clock.get("attributes", {}).get("sessions", []) if isinstance(clock, Mapping) else []
+    sessions = sessions_of(state.get("stateful_callbacks", {}))
     before = sessions[-1] if sessions else {}
     wanted, now = before.get("items_per_update"), items_per_update(arguments)
     num_devices = _num_devices(arguments)

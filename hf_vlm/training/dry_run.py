@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import Trainer
 
 from hf_vlm.parts.base_weights import base_of
-from hf_vlm.training.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
-from hf_vlm.training.gradient_checks import check_gradients
-from hf_vlm.training.line_trainer import LineTrainer
-from hf_vlm.training.memory import one_pass, training_memory
+from hf_vlm.training.estimates.memory import one_pass, training_memory
 from hf_vlm.training.picture_text import PictureTextTrainer
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.tasks import build_trainer
+from hf_vlm.training.trainers.conversation_trainer import PICTURE_INPUTS, ConversationTrainer
+from hf_vlm.training.trainers.gradient_checks import check_gradients
+from hf_vlm.training.trainers.line_trainer import LineTrainer
 
 MAX_LISTED = 16
 MAX_SHOWN_SAMPLES = 2

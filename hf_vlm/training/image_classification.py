@@ -13,14 +13,14 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from hf_vlm.data.labelled_images import LabelledImages, ProcessedBatch, TrainingBatch, TrainingImages, read_images
-from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.arguments import items_per_update, training_arguments
-from hf_vlm.training.code_targets import CodeTargets, load_code_targets
 from hf_vlm.training.image_models import build_model, measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
-from hf_vlm.training.image_trainer import ImageTrainer
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.runs import Resume, run
+from hf_vlm.training.trainers.adapter_training import with_adapters
+from hf_vlm.training.trainers.code_targets import CodeTargets, load_code_targets
+from hf_vlm.training.trainers.image_trainer import ImageTrainer
 
 # What this trainer needs to be right; a recipe that asks for something else is refused.
 FIXED_SETTINGS = {

@@ -15,7 +15,6 @@ from transformers.processing_utils import ImagesKwargs
 from hf_vlm.data.labelled_images import ProcessedBatch, TrainingBatch, TrainingImages, read_images
 from hf_vlm.parts.checkpoint_files import naming_faults, read_config
 from hf_vlm.parts.vision_features import configured_image_size
-from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.image_models import (
     check_unit_range,
@@ -28,9 +27,10 @@ from hf_vlm.training.image_models import (
 from hf_vlm.training.recipe import build_config, named_section, refuse_unknown
 from hf_vlm.training.recipe_files import listed
 from hf_vlm.training.runs import Resume, run
-from hf_vlm.training.schedules import AnnealingCallback, Schedule, check_schedules
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
-from hf_vlm.training.tokenizer_trainer import TokenizerTrainer
+from hf_vlm.training.trainers.adapter_training import with_adapters
+from hf_vlm.training.trainers.schedules import AnnealingCallback, Schedule, check_schedules
+from hf_vlm.training.trainers.tokenizer_trainer import TokenizerTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import dataclasses
 import inspect
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,15 @@ from hf_vlm.models.llava.modeling_llava import LlavaVisionLanguageForConditional
 from hf_vlm.models.llava.processing_llava import LlavaVisionLanguageProcessor
 from hf_vlm.parts.language_model import packing_way
 from hf_vlm.training.arguments import items_per_update, training_arguments
-from hf_vlm.training.conversation_trainer import PARTS, ConversationTrainer
 from hf_vlm.training.feature_cache import cached_features
+from hf_vlm.training.freezing import freeze
 from hf_vlm.training.llava_recipe import LlavaRecipe, MixtureSource
 from hf_vlm.training.lora import add_lora, loading_arguments
 from hf_vlm.training.projector_files import load_projector
 from hf_vlm.training.recipe import named_section, refuse_unknown
 from hf_vlm.training.runs import Resume, run
 from hf_vlm.training.task_sources import TaskSource, read_source
+from hf_vlm.training.trainers.conversation_trainer import ConversationTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,8 @@ def train(recipe: LlavaRecipe, resume: Resume = True) -> ConversationTrainer:
 
     Raises:
         ValueError: if recipe, model and conversations do not fit each other, before any training.
-        FloatingPointError: if the loss is no number, naming step and rows.
+        FloatingPointError: if a loss, gradient or weight is NaN or infinite, naming step and rows.
+        TrainingStopped: after a signal, with a checkpoint of the last step.
     """
     trainer = build_trainer(recipe)
     run(trainer, recipe, resume)
@@ -79,15 +82,13 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
         ValueError: as `train`.
     """
     defaults: dict[str, Any] = {"label_names": ["labels"]}
-    if recipe.data.validation:
+    data = recipe.data
+    if data.validation:
         defaults["eval_strategy"] = "steps"
-    if (
-        recipe.data.max_tokens is not None
-    ):  # a packed row is a batch; transformers' default of 8 would lie in one long row
+    if data.max_tokens is not None:  # a packed row is a batch; transformers' default of 8 would lie in one long row
         defaults |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
     arguments: TrainingArguments = training_arguments(recipe, defaults, FIXED_SETTINGS)
     set_seed(arguments.seed)  # new weights are drawn before the Trainer would set it
-    data = recipe.data
     train_rows = [_read(recipe, source) for source in data.train]
     validation_rows = {name: _read(recipe, source) for name, source in data.validation.items()}
     model, processor = build_model(recipe)
@@ -95,81 +96,18 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
         prepare_packing(model)
     model.loss_chunk_size = LOSS_CHUNK_SIZE
     freeze(model, recipe.parts.train)
-
-    output_dir = Path(arguments.output_dir)
-
-    def encoded(rows: Conversations, name: str) -> EncodedConversations:
-        features: np.ndarray | None = None
-        if data.features_folder is not None:
-            with arguments.main_process_first(desc="vision features"):
-                folder = output_dir / data.features_folder / name
-                features = cached_features(model, processor, rows, folder)
-        # What several processes encode is kept: those of the run that come after find it.
-        in_turn = arguments.main_process_first(desc="encoding") if data.num_proc > 1 else contextlib.nullcontext()
-        with in_turn:
-            return EncodedConversations(
-                rows,
-                processor,
-                max_length=data.max_length,
-                context=data.context,
-                seed=arguments.seed,
-                features=features,
-                bad_pictures=data.bad_pictures,
-                skipped_file=output_dir / "skipped_rows.txt",
-                num_proc=data.num_proc,
-            )
-
-    if data.bad_pictures == "skip":
-        output_dir.mkdir(parents=True, exist_ok=True)
+    sets = {f"train-{index}": rows for index, rows in enumerate(train_rows)}
+    sets |= {f"validation-{name}": rows for name, rows in validation_rows.items()}
+    encoded = _encoded_sets(recipe, arguments, sets, model, processor)
     training_set = JoinedConversations(
-        [encoded(rows, f"train-{index}") for index, rows in enumerate(train_rows)],
+        [encoded[f"train-{index}"] for index in range(len(train_rows))],
         [source.weight for source in data.train],
         seed=arguments.seed,
     )
-    validation = {name: encoded(rows, f"validation-{name}") for name, rows in validation_rows.items()}
-    learnt, every = int(training_set.num_learnt.sum()), int(training_set.lengths.sum())
-    logger.warning(
-        "%d conversations, %d tokens, %.1f %% of them learnt, %d pictures.",
-        len(training_set),
-        every,
-        100 * learnt / every,
-        int(training_set.num_images.sum()),
+    _tell_of(training_set, data.max_length)
+    schedule, for_validation = _schedules(
+        recipe, arguments, training_set, {name: encoded[f"validation-{name}"] for name in validation_rows}
     )
-    if training_set.num_cut:
-        logger.warning(
-            "%d conversations are cut to `data.max_length`=%d tokens: `hf-vlm audit` names them.",
-            training_set.num_cut,
-            data.max_length,
-        )
-
-    items_per_step = items_per_update(arguments)
-    common: dict[str, Any] = {
-        "batch_size": arguments.train_batch_size,
-        "num_processes": arguments.world_size,
-        "accumulation_steps": arguments.gradient_accumulation_steps,
-        "max_tokens": data.max_tokens,
-    }
-
-    def scheduled(**size: Any) -> ConversationSchedule:
-        return ConversationSchedule(
-            training_set,
-            lengths=training_set.lengths,
-            num_images=training_set.num_images,
-            seed=arguments.seed,
-            grouping=data.grouping,
-            **common,
-            **size,
-        )
-
-    if arguments.max_steps <= 0:  # the last step is filled up from the pass after
-        arguments.max_steps = math.ceil(len(scheduled(num_epochs=arguments.num_train_epochs)) / items_per_step)
-    schedule = scheduled(length=arguments.max_steps * items_per_step)
-    for_validation = {
-        name: ConversationSchedule(
-            rows, lengths=rows.lengths, num_images=rows.num_images, seed=0, num_epochs=1, grouping="none", **common
-        )
-        for name, rows in validation.items()
-    }
     lora = recipe.parts.lora
     trained: Any = model if lora is None else add_lora(model, lora, recipe.model.pretrained)
     return ConversationTrainer(
@@ -186,6 +124,91 @@ def build_trainer(recipe: LlavaRecipe) -> ConversationTrainer:
         learning_rates=recipe.parts.learning_rates,
         lora=lora,
     )
+
+
+def _encoded_sets(
+    recipe: LlavaRecipe, arguments: TrainingArguments, sets: Mapping[str, Conversations], model: Any, processor: Any
+) -> dict[str, EncodedConversations]:
+    """Sets of conversations as tokens, with their pictures or, where the recipe keeps those, their features.
+
+    Args:
+        sets: by the names of their folders of features.
+    """
+    data, output_dir = recipe.data, Path(arguments.output_dir)
+    if data.bad_pictures == "skip":
+        output_dir.mkdir(parents=True, exist_ok=True)
+    encoded: dict[str, EncodedConversations] = {}
+    for name, rows in sets.items():
+        features: np.ndarray | None = None
+        if data.features_folder is not None:
+            with arguments.main_process_first(desc="vision features"):
+                features = cached_features(model, processor, rows, output_dir / data.features_folder / name)
+        # What several processes encode is kept: those of the run that come after find it.
+        in_turn = arguments.main_process_first(desc="encoding") if data.num_proc > 1 else contextlib.nullcontext()
+        with in_turn:
+            encoded[name] = EncodedConversations(
+                rows,
+                processor,
+                max_length=data.max_length,
+                context=data.context,
+                seed=arguments.seed,
+                features=features,
+                bad_pictures=data.bad_pictures,
+                skipped_file=output_dir / "skipped_rows.txt",
+                num_proc=data.num_proc,
+            )
+    return encoded
+
+
+def _tell_of(training_set: JoinedConversations, max_length: int) -> None:
+    """Says how much there is to learn from, and how much of it is cut off."""
+    learnt, every = int(training_set.num_learnt.sum()), int(training_set.lengths.sum())
+    logger.warning(
+        "%d conversations, %d tokens, %.1f %% of them learnt, %d pictures.",
+        len(training_set),
+        every,
+        100 * learnt / every,
+        int(training_set.num_images.sum()),
+    )
+    if training_set.num_cut:
+        logger.warning(
+            "%d conversations are cut to `data.max_length`=%d tokens: `hf-vlm audit` names them.",
+            training_set.num_cut,
+            max_length,
+        )
+
+
+def _schedules(
+    recipe: LlavaRecipe,
+    arguments: TrainingArguments,
+    training_set: JoinedConversations,
+    validation: Mapping[str, EncodedConversations],
+) -> tuple[ConversationSchedule, dict[str, ConversationSchedule]]:
+    """Which conversations come when: of the training set as many as the run's steps take, of the others each once.
+
+    Sets `arguments.max_steps` where the recipe counts epochs; the last step is filled up from the pass after.
+    """
+
+    def scheduled(rows: Any, **settings: Any) -> ConversationSchedule:
+        return ConversationSchedule(
+            rows,
+            lengths=rows.lengths,
+            num_images=rows.num_images,
+            batch_size=arguments.train_batch_size,
+            num_processes=arguments.world_size,
+            accumulation_steps=arguments.gradient_accumulation_steps,
+            max_tokens=recipe.data.max_tokens,
+            **settings,
+        )
+
+    order: dict[str, Any] = {"seed": arguments.seed, "grouping": recipe.data.grouping}
+    items_per_step = items_per_update(arguments)
+    if arguments.max_steps <= 0:
+        items = len(scheduled(training_set, num_epochs=arguments.num_train_epochs, **order))
+        arguments.max_steps = math.ceil(items / items_per_step)
+    return scheduled(training_set, length=arguments.max_steps * items_per_step, **order), {
+        name: scheduled(rows, seed=0, num_epochs=1, grouping="none") for name, rows in validation.items()
+    }
 
 
 def build_model(
@@ -228,13 +251,6 @@ def build_model(
         model.generation_config.update(**recipe.generation)
         model.generation_config.validate(strict=True)
     return model, processor
-
-
-def freeze(model: LlavaVisionLanguageForConditionalGeneration, train_parts: list[str]) -> None:
-    """Let these parts train, and no other."""
-    model.requires_grad_(False)
-    for part in train_parts:
-        model.get_submodule(PARTS[part]).requires_grad_(True)
 
 
 def prepare_packing(model: LlavaVisionLanguageForConditionalGeneration) -> None:

@@ -32,17 +32,18 @@ from hf_vlm.models.trocr.configuration_trocr import TrOCREncoderDecoderConfig
 from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.picture_text_processor import check_vocabulary
-from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.arguments import items_per_update, training_arguments
 from hf_vlm.training.feature_cache import cached_features
-from hf_vlm.training.gradient_checks import GradientCheck
+from hf_vlm.training.freezing import freeze
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import named_section, refuse_unknown
 from hf_vlm.training.runs import Resume, run
-from hf_vlm.training.task_evaluation import check_start_token, evaluate_rows, rows_by_question_length
-from hf_vlm.training.task_metrics import TASK_METRICS, score_task
+from hf_vlm.training.scores.task_evaluation import check_start_token, evaluate_rows, rows_by_question_length
+from hf_vlm.training.scores.task_metrics import TASK_METRICS, score_task
 from hf_vlm.training.task_sources import read_source
-from hf_vlm.training.token_loss import TokenLossTrainer
+from hf_vlm.training.trainers.adapter_training import with_adapters
+from hf_vlm.training.trainers.gradient_checks import GradientCheck
+from hf_vlm.training.trainers.validation_loss import TokenLossTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +205,7 @@ def build_trainer(recipe: PictureTextRecipe) -> PictureTextTrainer:
     model, processor = build_model(recipe, texts)
     check_vocabulary(model, processor.tokenizer)
     check_engine(model, arguments)
-    model.requires_grad_(False)
-    for role in recipe.parts.train:
-        model.get_submodule(model.part_paths[role]).requires_grad_(True)
+    freeze(model, recipe.parts.train)
     asks = task == "vqa"
     if asks:
         check_start_token(model, processor)
@@ -329,7 +328,10 @@ def check_rows(rows: Conversations, processor: Any, asks: bool) -> Conversations
         if all(any(token != unknown for token in side) for side in ([ids, asked] if asks else [ids])):
             kept.append(index)
     if not kept:
-        raise ValueError(f"Texts with words that the tokenizer knows are wanted, got none, first in {rows.sources[0]}.")
+        raise ValueError(
+            f"Texts with words that the tokenizer knows are wanted, got none, first in {rows.sources[0]}. Take rows in the "
+            "tokenizer's language, or words of these texts by `model.text: words`."
+        )
     if len(kept) < len(rows):
         logger.warning("%d rows are left out, none of whose words the tokenizer knows.", len(rows) - len(kept))
     return rows if len(kept) == len(rows) else rows.select(kept)

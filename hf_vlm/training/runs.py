@@ -4,13 +4,14 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 
-from hf_vlm.training.adapter_training import AdapterTrainer
 from hf_vlm.training.arguments import check_same_step
-from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.recipe import Recipe
-from hf_vlm.training.run_environment import SessionClock, write_environment
+from hf_vlm.training.supervision.checkpoints import last_complete_checkpoint, put_back
+from hf_vlm.training.supervision.run_environment import SessionClock, write_environment
+from hf_vlm.training.trainers.adapter_training import AdapterTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def run(trainer: AdapterTrainer, recipe: Recipe, resume: Resume) -> None:
         resume: go on from the last complete checkpoint in the output folder, if there is one; "required": there must be one.
 
     Raises:
-        ValueError: if the checkpoints are of another model or optimizer, or of updates with another number of items,
-            adapters there are of another base, or a row can't be read.
+        ValueError: if the checkpoints are of another `model`, `lora`, `optimizer` or `annealing`, or of updates with another
+            number of items, adapters there are of another base, or a row can't be read.
         FileNotFoundError: if a checkpoint is required and there is none.
         TrainingStopped: after a signal; and what `SupervisedTrainer.train` raises besides.
     """
@@ -65,12 +66,21 @@ def run(trainer: AdapterTrainer, recipe: Recipe, resume: Resume) -> None:
 
 
 def find_checkpoint(output_dir: Path, resume: Resume) -> Path | None:
-    """The checkpoint that a run goes on from; None for one that starts anew.
+    """The checkpoint that a run goes on from; None for one that starts anew. All processes get that of the first.
+
+    One that was set aside for a new one of its step is put back before, if the new one is not whole.
 
     Raises:
         FileNotFoundError: if one is required, and none was written to its end.
     """
-    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    found: list[Path | None] = [None]
+    if not is_one_of_several or torch.distributed.get_rank() == 0:
+        put_back(output_dir)
+        found = [last_complete_checkpoint(output_dir) if resume else None]
+    if is_one_of_several:
+        torch.distributed.broadcast_object_list(found, src=0)
+    [checkpoint] = found
     if checkpoint is None and resume == "required":
         raise FileNotFoundError(
             f"A checkpoint to go on from is wanted in {output_dir}, got none that was written to its end. Check "
@@ -86,10 +96,11 @@ def _without_worker_traceback(error: Exception) -> Exception:
 
 
 def _check_same_model(recipe: Recipe, saved: Path) -> None:
-    """Checks that the checkpoints to go on from are of the model and the optimizer that the recipe describes.
+    """Checks that the checkpoints to go on from are of what the recipe describes; warns of other `data` or `training`.
 
     Raises:
-        ValueError: if the recipe that made them had another section `model` or `optimizer`.
+        ValueError: if the recipe that made them had another section `model`, `lora` or `optimizer`, or in `annealing` a value
+            that the recipe anneals no more, or another learning rate.
     """
     if not saved.is_file():
         return

@@ -17,7 +17,7 @@ from hf_vlm.training.image_recipe import ImageDataSection
 from hf_vlm.training.lora_layers import LoraSection
 from hf_vlm.training.recipe import Recipe
 from hf_vlm.training.recipe_files import listed
-from hf_vlm.training.schedules import Schedule
+from hf_vlm.training.trainers.schedules import Schedule
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -29,12 +29,12 @@ from hf_vlm.parts.picture_text_processor import check_vocabulary, load_tokenizer
 from hf_vlm.parts.pictures import to_grayscale, to_rgb
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size
-from hf_vlm.training.adapter_training import with_adapters
 from hf_vlm.training.arguments import items_per_update, training_arguments
-from hf_vlm.training.line_trainer import LineTrainer, ReferenceLines
-from hf_vlm.training.metrics import require_jiwer
 from hf_vlm.training.recipe import LineSource, TrOCRRecipe, ValidationLines, build_config, named_section, refuse_unknown
 from hf_vlm.training.runs import Resume, run
+from hf_vlm.training.scores.metrics import require_jiwer
+from hf_vlm.training.trainers.adapter_training import with_adapters
+from hf_vlm.training.trainers.line_trainer import LineTrainer, ReferenceLines
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from hf_vlm import LlavaVisionLanguageConfig
 from hf_vlm.models.llava.modeling_llava import settle_sizes
-from hf_vlm.training.estimate import GIBIBYTE, Estimate, estimate
-from hf_vlm.training.recipe import Recipe
-from hf_vlm.training.step_costs import give_shapes, shapes_only, step_arithmetic, step_memory
-from hf_vlm.training.tasks import load_recipe
-from hf_vlm.training.unloaded_models import (
+from hf_vlm.training.estimates.estimate import GIBIBYTE, Estimate, estimate
+from hf_vlm.training.estimates.step_costs import give_shapes, shapes_only, step_arithmetic, step_memory
+from hf_vlm.training.estimates.unloaded_models import (
     Item,
     batch_of_shapes,
     longest_item,
@@ -36,6 +34,8 @@ from hf_vlm.training.unloaded_models import (
     unloaded_config,
     unloaded_model,
 )
+from hf_vlm.training.recipe import Recipe
+from hf_vlm.training.tasks import load_recipe
 
 # name -> (recipe, overrides, items at once, tokens of a conversation)
 _CHAT = ("model.pretrained=none", "data.max_tokens=null", "data.features_folder=null")

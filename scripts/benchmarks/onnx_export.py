@@ -36,7 +36,7 @@ from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.pipelines.picture_files import LineReader
 from hf_vlm.sharing.onnx.export import export_onnx
 from hf_vlm.sharing.onnx.runtime import OnnxVisionModel, load_onnx
-from hf_vlm.training.metrics import character_error_rate
+from hf_vlm.training.scores.metrics import character_error_rate
 
 SETS = {
     "printed": ("ocr_printed", False),

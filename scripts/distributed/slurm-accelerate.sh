@@ -13,7 +13,7 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=${PORT:-$((20000 + SLURM_JOB_ID % 20000))} # another for every job, as two may share a node
 processes=${SLURM_GPUS_ON_NODE:-8}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((${SLURM_CPUS_PER_TASK:-8} / processes))}

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel, P
 
 from hf_vlm import TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.parts.vision_features import VisionDescription, describe_vision_model
-from hf_vlm.training.gradient_checks import check_gradients
+from hf_vlm.training.trainers.gradient_checks import check_gradients
 
 IMAGE_SIZE = 16
 DOWNSAMPLING = 4

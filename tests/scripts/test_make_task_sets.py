@@ -16,7 +16,7 @@ from PIL import Image
 
 from hf_vlm.data.conversations.conversations import text_of
 from hf_vlm.data.tasks.task_rows import read_task
-from hf_vlm.training.task_metrics import score_task
+from hf_vlm.training.scores.task_metrics import score_task
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 GROUPS = {"food-drink": "drink", "animals-nature": "bug", "objects": "tool"}

@@ -12,13 +12,12 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedType
 from torch import distributed
-from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
 from hf_vlm.training.runs import run
 from hf_vlm.training.tasks import build_trainer, load_recipe
+from scripts.engines_on_cpus import divided_weights, use_engines_on_cpus
 from tests.two_processes import on_two_ranks
 
 FSDP2 = {
@@ -42,16 +41,14 @@ def _on_a_rank(rank: int, task: Callable[..., None], folder: str, *arguments: An
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     for state in (PartialState, AcceleratorState, GradientState):  # what earlier tests of this process left
         state._shared_state.clear()
-    patience = timedelta(
-        minutes=2
-    )  # a rank that waits for the other in vain fails, which gloo would do after half an hour
+    patience = timedelta(minutes=2)  # a rank that waits for the other in vain fails; gloo's own is half an hour
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=patience)
     task(rank, Path(folder), *arguments)
     distributed.destroy_process_group()
 
 
 class Notes(TrainerCallback):
-    """Where training begins, and which parameters are split over the processes in it."""
+    """The step that training begins at, and which parameters are split over the processes then."""
 
     def __init__(self) -> None:
         self.split: set[str] = set()
@@ -60,8 +57,8 @@ class Notes(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.first_step = state.global_step
-        for name, parameter in model.named_parameters():
-            (self.split if isinstance(parameter, DTensor) else self.whole).add(name)
+        self.split = divided_weights(model)
+        self.whole = {name for name, _ in model.named_parameters()} - self.split
 
 
 class Stop(TrainerCallback):
@@ -69,20 +66,6 @@ class Stop(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 2
-
-
-def shard_on_cpus() -> None:
-    """Makes accelerate do on CPUs what it does on GPUs; by itself it takes DDP there, without a word."""
-    original = AcceleratorState.__init__
-
-    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        plugin = fsdp_plugin or self.__dict__.get("fsdp_plugin")  # of an earlier state, which this one is a copy of
-        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.FSDP
-            self.fsdp_plugin = plugin
-
-    AcceleratorState.__init__ = init
 
 
 def write(tmp_path: Path, sections: dict) -> Path:
@@ -111,7 +94,7 @@ def train_to_the_end(rank: int, folder: Path, recipe_file: Path, shards: bool, *
     log included, is saved as `name-rank.pt`.
     """
     if shards:
-        shard_on_cpus()
+        use_engines_on_cpus()
     for name in names:
         recipe = load_recipe(recipe_file, [f"training.output_dir={folder / name}"])
         trainer = build_trainer(recipe)

@@ -23,10 +23,10 @@ from hf_vlm.data.labelled_images import ImageAugmentation, ProcessedBatch, Train
 from hf_vlm.parts.pictures import to_rgb
 from hf_vlm.training.dry_run import dry_run
 from hf_vlm.training.image_classification import build_trainer, train
-from hf_vlm.training.image_evaluation import evaluate_image_folders
 from hf_vlm.training.image_models import build_model, measure_processor
 from hf_vlm.training.image_recipe import ImageRecipe
-from hf_vlm.training.metrics import top_k_accuracy
+from hf_vlm.training.scores.image_evaluation import evaluate_image_folders
+from hf_vlm.training.scores.metrics import top_k_accuracy
 from tests.training.tiny_pictures import (
     COLOURS,
     picture_recipe_of,
@@ -142,7 +142,7 @@ def test_best_checkpoint_by_accuracy_is_what_is_kept(sections, tmp_path, monkeyp
     if model != "ours":
         sections["model"]["config"] = FOREIGN
     scores = iter([0.5, 0.75, 0.25])
-    monkeypatch.setattr("hf_vlm.training.image_trainer.top_k_accuracy", lambda *args: next(scores))
+    monkeypatch.setattr("hf_vlm.training.trainers.image_trainer.top_k_accuracy", lambda *args: next(scores))
     trainer = train(picture_recipe_of(sections))
     assert trainer.state.best_global_step == 4
     best = type(trainer.model).from_pretrained(tmp_path / "out" / "checkpoint-4").state_dict()

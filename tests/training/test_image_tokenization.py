@@ -14,8 +14,9 @@ from transformers import AutoImageProcessor, AutoModel, TrainerCallback
 from hf_vlm.data.labelled_images import read_images
 from hf_vlm.training.dry_run import dry_run
 from hf_vlm.training.image_tokenization import build_trainer, train
-from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
+from hf_vlm.training.scores.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
 from tests.training.tiny_pictures import picture_recipe_of, tiny_picture_recipe, write_picture_splits, write_pictures
+from tests.training.tiny_runs import recipe_for
 
 CONFIGS = {
     "vae": {"model_type": "hf_vlm_vae", "image_size": 16, "hidden_channels": [8, 8]},
@@ -184,7 +185,7 @@ def test_scores_equal_those_by_hand(pictures, tmp_path):
 
 
 def test_sharpness_is_one_for_equal_pictures_and_falls_with_blur():
-    from hf_vlm.training.tokenizer_evaluation import _edge_energy
+    from hf_vlm.training.scores.tokenizer_evaluation import _edge_energy
 
     pixels = torch.rand(2, 3, 16, 16)
     blurred = torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1)
@@ -395,3 +396,13 @@ def test_two_processes_evaluate_each_picture_once(pictures, tmp_path):
         assert world_size == 2
         assert metrics["eval_mse"] == pytest.approx(single["eval_mse"], rel=1e-6)
         assert metrics["eval_used_codes"] == single["eval_used_codes"]
+
+
+def test_evaluation_before_training_has_the_precision_of_training(tmp_path):
+    recipe = recipe_for("tokenizer", tmp_path / "in", tmp_path / "out", "training.bf16=true", "data.validation=train")
+    trainer = build_trainer(recipe)
+    seen = set()
+    layer = next(module for module in trainer.model.modules() if isinstance(module, torch.nn.Conv2d))
+    layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    trainer.evaluate()
+    assert seen == {torch.bfloat16}

@@ -22,7 +22,6 @@ import hf_vlm
 from hf_vlm import LlavaVisionLanguageForConditionalGeneration, TrOCREncoderDecoderForConditionalGeneration
 from hf_vlm.parts.base_weights import BASE_FILE, check_base, role_paths
 from hf_vlm.training import lora
-from hf_vlm.training.gradient_checks import check_gradients
 from hf_vlm.training.lora import (
     add_lora,
     check_adapter_gradients,
@@ -32,6 +31,7 @@ from hf_vlm.training.lora import (
     save_adapter,
 )
 from hf_vlm.training.lora_layers import LoraSection, exact_pattern, target_layers
+from hf_vlm.training.trainers.gradient_checks import check_gradients
 from tests.models.llava.tiny_llava import (
     CLIP_VISION,
     END,

@@ -15,9 +15,9 @@ from hf_vlm.cli import main
 from hf_vlm.parts.base_weights import BASE_FILE
 from hf_vlm.training import image_classification, image_tokenization, picture_text, trocr
 from hf_vlm.training.dry_run import dry_run
-from hf_vlm.training.evaluation import evaluate_folders
-from hf_vlm.training.image_evaluation import evaluate_image_folders
 from hf_vlm.training.lora import merge_adapter
+from hf_vlm.training.scores.evaluation import evaluate_folders
+from hf_vlm.training.scores.image_evaluation import evaluate_image_folders
 from hf_vlm.training.tasks import load_recipe, train
 from tests.tiny_lines import tiny_recipe, write_splits
 from tests.training.tiny_pictures import tiny_picture_recipe, write_picture_splits, write_pictures

@@ -21,7 +21,8 @@ from hf_vlm import VQVAEConfig, VQVAEModel
 from hf_vlm.blocks import codebook
 from hf_vlm.training.runs import run
 from hf_vlm.training.tasks import build_trainer, load_recipe
-from tests.training.processes import FSDP2, Notes, Stop, assert_close, notes_of, on_two_processes, shard_on_cpus, write
+from scripts.engines_on_cpus import use_engines_on_cpus
+from tests.training.processes import FSDP2, Notes, Stop, assert_close, notes_of, on_two_processes, write
 from tests.training.tiny_pictures import picture_recipe_of, tiny_picture_recipe, write_picture_splits
 
 TASKS = {
@@ -141,7 +142,7 @@ class Watch(Notes):
 def train_to_the_end(rank: int, folder: Path, recipe_file: Path, shards: bool, *outputs: Path) -> None:
     """Trains the recipe into each of `outputs`, from a checkpoint if there is one; `again` is stopped after two steps before."""
     if shards:
-        shard_on_cpus()
+        use_engines_on_cpus()
     for output in outputs:
         recipe = load_recipe(recipe_file, [f"training.output_dir={output}"])
         if output.name == "again":

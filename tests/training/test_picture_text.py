@@ -13,8 +13,8 @@ from PIL import Image
 from hf_vlm.cli import main
 from hf_vlm.data.tasks.task_rows import read_task
 from hf_vlm.training.picture_text import build_trainer, check_engine, check_rows, train
-from hf_vlm.training.task_evaluation import evaluate_rows
-from hf_vlm.training.task_metrics import score_task
+from hf_vlm.training.scores.task_evaluation import evaluate_rows
+from hf_vlm.training.scores.task_metrics import score_task
 from hf_vlm.training.tasks import load_recipe
 from tests.models.cnn_lstm.tiny_captioners import tiny_captioner
 from tests.training.tiny_tasks import COLOURS, write_decoder_parts, write_task_sets

@@ -1,4 +1,4 @@
-"""Every task of the lecture trains and is evaluated from its shipped recipe, in small."""
+"""Captioning, OCR, questions, statements, translation and chat, each trained and evaluated from its shipped recipe, in small."""
 
 import json
 

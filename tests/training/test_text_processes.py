@@ -247,3 +247,17 @@ def test_rows_of_an_update_are_the_same_past_the_end_of_an_epoch(folder, tmp_pat
     at_once = rows(5, 1)
     assert len(at_once) == 50 and rows(1, 5) == at_once
     assert sorted(at_once[:24]) == sorted(at_once[24:48])
+
+
+@pytest.mark.slow
+def test_plain_sgd_goes_on_under_fsdp2_and_from_one_process(folder, tmp_path):
+    sections = ocr(folder)
+    sections["training"] |= FOUR_STEPS | QUIET | FSDP2 | {"optim": "sgd", "learning_rate": 0.1, "warmup_steps": 4}
+    wanted = one_process(tmp_path, sections).model.state_dict()
+    keep_half(tmp_path / "one", tmp_path / "up")
+    on_two_processes(train_to_the_end, tmp_path, write(tmp_path, sections), True, "two", "again", "up")
+    notes = [torch.load(tmp_path / f"{name}-0.pt") for name in ("two", "again", "up")]
+    assert [noted["first_step"] for noted in notes] == [0, 2, 2] and all(noted["split"] for noted in notes)
+    for name in ("two", "again", "up"):
+        weights = load_file(tmp_path / name / "model.safetensors")
+        assert_close(weights, {key: wanted[key] for key in weights})

@@ -255,7 +255,9 @@ def test_misspelt_model_setting_is_refused(recipe_sections):
 
 def test_best_checkpoint_by_cer_is_what_is_kept(recipe_sections, tmp_path, monkeypatch):
     errors = iter([0.5, 0.25, 0.75])
-    monkeypatch.setattr("hf_vlm.training.line_trainer.character_error_rate", lambda *args, **kwargs: next(errors))
+    monkeypatch.setattr(
+        "hf_vlm.training.trainers.line_trainer.character_error_rate", lambda *args, **kwargs: next(errors)
+    )
     trainer = train(recipe_of(recipe_sections))
     assert trainer.state.best_global_step == 2
     best = load_file(tmp_path / "out" / "checkpoint-2" / "model.safetensors")

@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Estimates."""
-    from hf_vlm.training.estimate import estimate
+    from hf_vlm.training.estimates.estimate import estimate
     from hf_vlm.training.tasks import load_recipe
 
     result = estimate(

@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures; 1 if a row could not be."""
-    from hf_vlm.training.task_evaluation import architecture_of
+    from hf_vlm.training.scores.task_evaluation import architecture_of
 
     architecture = architecture_of(options.model)  # first: an adapter's folder has no config of its own
     task = options.task or {"llava": "chat", "cnn_lstm": "caption"}.get(architecture or "")
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _of_a_task(options: argparse.Namespace, task: str, on_failure: Callable[[str], None]) -> Iterable[tuple[str, Any]]:
     """The scores of each data set, one by one."""
-    from hf_vlm.training.task_evaluation import evaluate_task_folders
+    from hf_vlm.training.scores.task_evaluation import evaluate_task_folders
 
     if options.ignore_case:
         raise ValueError("`--ignore-case` is for lines; answers are compared without case. Leave it out.")
@@ -89,9 +89,9 @@ def _of_a_task(options: argparse.Namespace, task: str, on_failure: Callable[[str
 
 def _of_lines_or_pictures(options: argparse.Namespace) -> Iterable[tuple[str, Any]]:
     """The scores of each data set, one by one."""
-    from hf_vlm.training.evaluation import evaluate_folders
-    from hf_vlm.training.image_evaluation import evaluate_image_folders, is_image_classifier
-    from hf_vlm.training.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
+    from hf_vlm.training.scores.evaluation import evaluate_folders
+    from hf_vlm.training.scores.image_evaluation import evaluate_image_folders, is_image_classifier
+    from hf_vlm.training.scores.tokenizer_evaluation import evaluate_tokenizer_folders, is_tokenizer
 
     given = [f"--{name.replace('_', '-')}" for name in _OF_TASKS if getattr(options, name) not in (None, [])]
     given += ["--pictures"] * (options.pictures != "own")

@@ -57,7 +57,7 @@ def epoch_order(
     if size < 1:
         raise ValueError(
             "`batch_size`, `num_processes` and `accumulation_steps` must be 1 or more, got "
-            f"{batch_size}, {num_processes} and {accumulation_steps}."
+            f"{batch_size}, {num_processes} and {accumulation_steps}. Raise what is less."
         )
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))

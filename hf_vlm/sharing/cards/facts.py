@@ -25,7 +25,7 @@ from hf_vlm.sharing.cards import run as course
 from hf_vlm.sharing.cards.records import Record
 from hf_vlm.training.recipe_files import listed, read_sections
 from hf_vlm.training.reports.run_history import RECIPE_FILE, STATE_FILE
-from hf_vlm.training.run_environment import ENVIRONMENT_FILE
+from hf_vlm.training.supervision.run_environment import ENVIRONMENT_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

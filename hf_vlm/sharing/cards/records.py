@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 
 from hf_vlm.sharing.cards.architectures import hub_task
 from hf_vlm.sharing.cards.run import published, table
-from hf_vlm.training.task_metrics import TASK_METRICS
+from hf_vlm.training.scores.task_metrics import TASK_METRICS
 
 _LINES = ("cer", "wer", "word_f1", "word_accuracy")
 _CLASSES = ("accuracy", "top5_accuracy")

@@ -12,9 +12,9 @@ from hf_vlm.parts.model_saving import split_by_part
 from hf_vlm.parts.weight_report import WeightReport, hash_weights
 from hf_vlm.sharing.cards import architectures
 from hf_vlm.sharing.cards.facts import Facts
-from hf_vlm.training.image_evaluation import load_classifier
-from hf_vlm.training.task_evaluation import load_answerer
-from hf_vlm.training.tokenizer_evaluation import load_tokenizer
+from hf_vlm.training.scores.image_evaluation import load_classifier
+from hf_vlm.training.scores.task_evaluation import load_answerer
+from hf_vlm.training.scores.tokenizer_evaluation import load_tokenizer
 
 
 def weights_hash(folder: Path) -> str:

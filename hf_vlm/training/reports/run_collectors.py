@@ -22,7 +22,6 @@ from hf_vlm.models.trocr.modeling_trocr import TrOCREncoderDecoderForConditional
 from hf_vlm.models.trocr.processing_trocr import TrOCREncoderDecoderProcessor
 from hf_vlm.parts.checkpoint_files import read_tensors
 from hf_vlm.training import trocr
-from hf_vlm.training.conversation_evaluation import answer_conversations, load_visual_chat
 from hf_vlm.training.image_models import measure_processor, model_names
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
 from hf_vlm.training.llava_recipe import LlavaRecipe
@@ -40,7 +39,8 @@ from hf_vlm.training.reports.run_samples import (
     spread,
 )
 from hf_vlm.training.reports.word_attention import NoWordMapError, WordMap, answered_words, written_words
-from hf_vlm.training.task_evaluation import load_answerer
+from hf_vlm.training.scores.conversation_evaluation import answer_conversations, load_visual_chat
+from hf_vlm.training.scores.task_evaluation import load_answerer
 from hf_vlm.training.task_sources import read_source
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_vlm.training.checkpoints import last_complete_checkpoint
 from hf_vlm.training.recipe_files import read_sections
+from hf_vlm.training.supervision.checkpoints import last_complete_checkpoint
 
 RECIPE_FILE, STATE_FILE = "recipe.yaml", "trainer_state.json"
 

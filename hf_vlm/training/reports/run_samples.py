@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from hf_vlm.parts.pictures import to_rgb
-from hf_vlm.training.metrics import exact_match
 from hf_vlm.training.reports.answer_errors import Edit, nearest
 from hf_vlm.training.reports.label_masks import LabelMask
 from hf_vlm.training.reports.word_attention import WordMap
-from hf_vlm.training.task_metrics import read_yes_no, vqa_accuracy
+from hf_vlm.training.scores.metrics import exact_match
+from hf_vlm.training.scores.task_metrics import read_yes_no, vqa_accuracy
 
 _PICTURE_SIDE = 320  # px
 _SHORT_ANSWER = 3  # words; a longer one may be right in other words
@@ -131,7 +131,7 @@ def judge(sample: Sample, task: str, ignore_case: bool = False) -> Sample:
     """The sample with its edits, and whether its answer is right, as the scores of its task count it.
 
     Args:
-        task: one of `hf_vlm.training.task_metrics.TASK_METRICS`. Of `ocr` every character counts.
+        task: one of `hf_vlm.training.scores.task_metrics.TASK_METRICS`. Of `ocr` every character counts.
         ignore_case: whether lines are compared with case folded.
     """
     wanted, sample.edits = nearest(sample.references, sample.answer, ignore_case)

@@ -69,7 +69,7 @@ def test_push_is_private_or_public(capsys):
 
 
 def test_estimate_hands_on_the_recipe_with_its_overrides(called, capsys):
-    estimate = called("hf_vlm.training.estimate", "estimate")
+    estimate = called("hf_vlm.training.estimates.estimate", "estimate")
     told = ["estimate", "vit-image-classification", "training.max_steps=7", "--gpus", "8", "--json", "data.folder=D"]
     assert main(told) == 0
     assert json.loads(capsys.readouterr().out) == {"as": "JSON"}
@@ -92,7 +92,7 @@ def test_estimate_hands_on_the_recipe_with_its_overrides(called, capsys):
 
 
 def test_estimate_knows_the_engines_that_are_estimated(capsys):
-    from hf_vlm.training.engine_memory import ENGINES
+    from hf_vlm.training.estimates.engine_memory import ENGINES
 
     with pytest.raises(SystemExit):
         main(["estimate", "x", "--engine", "none"])

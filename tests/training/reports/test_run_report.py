@@ -14,13 +14,13 @@ from hf_vlm import VisionTransformerConfig, VisionTransformerModel
 from hf_vlm.cli import main
 from hf_vlm.data.conversations.conversations import read_conversations
 from hf_vlm.data.labelled_images import read_images
-from hf_vlm.training.conversation_evaluation import answer_conversations, load_visual_chat
-from hf_vlm.training.evaluation import evaluate_folders
-from hf_vlm.training.image_evaluation import evaluate_image_folders
 from hf_vlm.training.reports.run_collectors import WantedText, write, written_mask
 from hf_vlm.training.reports.run_report import make_report
 from hf_vlm.training.reports.run_samples import Findings, Sample, judge, spread
-from hf_vlm.training.task_evaluation import load_answerer
+from hf_vlm.training.scores.conversation_evaluation import answer_conversations, load_visual_chat
+from hf_vlm.training.scores.evaluation import evaluate_folders
+from hf_vlm.training.scores.image_evaluation import evaluate_image_folders
+from hf_vlm.training.scores.task_evaluation import load_answerer
 from hf_vlm.training.tasks import train
 from tests.data.line_files import write_font
 from tests.models.llava.tiny_llava import tiny_image_processor

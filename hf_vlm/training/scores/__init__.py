@@ -1,0 +1,1 @@
+"""Measuring: what is asked of a model, and one definition of each score."""

@@ -1,0 +1,1 @@
+"""The trainers of lines, conversations, pictures and tokenizers, and what they train by."""
