@@ -73,8 +73,10 @@ class Estimate:
         parts: (part, all its numbers, those that train).
         gpu, gpus, nodes: kind, all devices, and how many machines they are in.
         longest, mean: items that memory and time are of.
+        row_tokens: of a row of packed conversations, which is then what items are counted in; None for unpacked ones.
         items_per_pass, num_passes: items a device takes at once, and how often for an update.
-        flops_per_item: of the mean item, padding and what is computed again included.
+        precision: of the arithmetic, `fp32`, `bfloat16` or `float16`.
+        flops_per_item: of the mean item or a packed row, padding and what is computed again included.
         engines: memory of each.
         speed: that hours are of.
         chosen: engine that hours are of: the one asked for, else the first that fits; None if none does.
@@ -90,6 +92,7 @@ class Estimate:
     nodes: int
     longest: Item
     mean: Item
+    row_tokens: int | None
     items_per_pass: int
     num_passes: int
     precision: str
@@ -124,7 +127,7 @@ class Estimate:
         """Of all devices, padding aside, in the order of `hours`; None where there is no text."""
         if not self.mean.tokens or self.chosen is None:
             return None
-        tokens = self.items_per_update * self.mean.tokens
+        tokens = self.items_per_update * (self.row_tokens or self.mean.tokens)
         hidden = max(self.seconds_of_arithmetic, self.seconds_of_sending)
         return tokens / hidden, tokens / (self.seconds_of_arithmetic + self.seconds_of_sending)
 
@@ -219,6 +222,7 @@ def estimate(
         nodes=nodes,
         longest=longest,
         mean=mean,
+        row_tokens=_row_tokens(recipe),
         items_per_pass=items_per_pass,
         num_passes=num_passes,
         precision="fp32" if precision is None else str(precision).removeprefix("torch."),
@@ -255,18 +259,32 @@ def speed_of(measured: str | Path | None, gpu: GPU) -> Speed:
 
 
 def _speed_of_file(file: Path) -> dict[str, Any]:
-    told = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(told, dict) or not {"device", "flops_per_second"} <= set(told):
+    told = _read_measured(file, file)
+    if not {"device", "flops_per_second"} <= set(told):
         raise ValueError(
             f"{file} must hold `device` and `flops_per_second`, got something else. Write it by `scripts/benchmarks/estimate.py`."
         )
     return told
 
 
+def _read_measured(file: Path, given: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        reason = None if isinstance(told, dict) else "no object in it"
+    except (OSError, ValueError) as error:
+        told, reason = {}, "no such file" if isinstance(error, FileNotFoundError) else str(error)
+    if reason is not None:
+        raise ValueError(
+            "`measured` must be the folder of a finished run, or JSON of scripts/benchmarks/estimate.py, got "
+            f"{given} ({file.name}: {reason}). Name another, or leave it out."
+        )
+    return told
+
+
 def _speed_of_run(folder: Path) -> dict[str, Any]:
-    environment = json.loads((folder / "run_environment.json").read_text(encoding="utf-8"))
+    environment = _read_measured(folder / "run_environment.json", folder)
     items = environment.get("items_per_second")
-    if not items:
+    if not items or not environment.get("sessions"):
         raise ValueError(f"{folder} must hold the run's `items_per_second`, got none. Run it for more than two steps.")
     recipe, session = load_recipe(folder / "recipe.yaml"), environment["sessions"][-1]
     config = unloaded_config(recipe)
@@ -275,8 +293,11 @@ def _speed_of_run(folder: Path) -> dict[str, Any]:
     item = longest if not tokens else _mean_item(recipe, config, max(1, round(tokens / items)), longest)
     at_once, _ = _division(recipe, session["num_devices"])
     of_pass = _Step(recipe, config, unloaded_model(recipe, config)).arithmetic(at_once, item)
-    flops = of_pass / at_once * items / session["num_devices"]
-    return {"device": session["device"], "flops_per_second": flops}
+    if (row_tokens := _row_tokens(recipe)) and tokens:  # a run counts conversations, a pass takes rows of them
+        passes = tokens / (at_once * row_tokens)
+    else:
+        passes = items / at_once
+    return {"device": session["device"], "flops_per_second": of_pass * passes / session["num_devices"]}
 
 
 def _check(**numbers: int | None) -> None:
@@ -287,7 +308,7 @@ def _check(**numbers: int | None) -> None:
 
 def _mean_item(recipe: Recipe, config: Any, tokens: int, longest: Item) -> Item:
     most = longest.tokens
-    packed = recipe.data.max_tokens if isinstance(recipe, LlavaRecipe) else None
+    packed = _row_tokens(recipe)
     if most == 0:
         raise ValueError(f"`tokens` is for recipes with texts, got {tokens} for `{recipe.task}`. Leave it out.")
     if tokens > max(most, packed or 0):
@@ -299,10 +320,13 @@ def _mean_item(recipe: Recipe, config: Any, tokens: int, longest: Item) -> Item:
     return Item(tokens, pictures)
 
 
+def _row_tokens(recipe: Recipe) -> int | None:
+    return recipe.data.max_tokens if isinstance(recipe, LlavaRecipe) else None
+
+
 def _division(recipe: Recipe, num_devices: int) -> tuple[int, int]:
     """Items at once on a device, and passes an update."""
-    packed = isinstance(recipe, LlavaRecipe) and recipe.data.max_tokens is not None
-    most = recipe.training.get("per_device_train_batch_size", 1 if packed else 8)
+    most = recipe.training.get("per_device_train_batch_size", 1 if _row_tokens(recipe) else 8)
     items = recipe.training.get("global_batch_size")
     if items is not None:
         return divide_update(items, num_devices=num_devices, max_per_device=most)
@@ -350,8 +374,8 @@ def _updates(recipe: Recipe, items_per_update: int, rows: int | None, mean: Item
         return steps
     if rows is None:
         return None
-    if isinstance(recipe, LlavaRecipe) and recipe.data.max_tokens is not None:  # packed: so many rows lie in one
-        rows = math.ceil(rows * mean.tokens / recipe.data.max_tokens)
+    if row_tokens := _row_tokens(recipe):  # so many rows lie in one
+        rows = math.ceil(rows * mean.tokens / row_tokens)
     return math.ceil(recipe.training.get("num_train_epochs", 3) * rows / items_per_update)
 
 
@@ -378,7 +402,9 @@ def _told(told: Estimate) -> list[str]:
         "",
         f"an update: {told.items_per_update} items, {told.items_per_pass} at once on a device, {told.num_passes} times; "
         f"{told.precision}",
-        f"an item: {_sized(told.mean)} on the mean, {told.flops_per_item / 1e12:.3g} TFLOP; memory for {_sized(told.longest)}",
+        f"an item: {_sized(told.mean)} on the mean; memory for {_sized(told.longest)}; "
+        + (f"packed in rows of {told.row_tokens:,} tokens, each " if told.row_tokens else "")
+        + f"{told.flops_per_item / 1e12:.3g} TFLOP",
         "",
         "GiB a device"
         + "".join(f"{name:>13}" for name in ("weights", "gradients", "optimizer", "gathered"))

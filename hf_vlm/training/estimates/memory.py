@@ -197,9 +197,10 @@ def _remedies(trainer: Any, kept: TrainingMemory, activations: int | None) -> li
     if batch > 1:
         fewer = batch // 2
         setting = f"training.per_device_train_batch_size={fewer}"
-        if batch % 2 == 0 and getattr(args, "global_batch_size", None) is None:
+        if batch % 2 == 0:
             setting += f" training.gradient_accumulation_steps={2 * args.gradient_accumulation_steps}"
-        found.append((setting, f"saves {saves(1 - fewer / batch)}; the same items an update"))
+        items = "the same items an update" if batch % 2 == 0 else "fewer items an update"
+        found.append((setting, f"saves {saves(1 - fewer / batch)}; {items}"))
     if not args.gradient_checkpointing and getattr(trainer.model, "supports_gradient_checkpointing", False):
         share = 1 - _KEPT_WHEN_RECOMPUTED - 1 / max(_num_layers(trainer.model), 1)
         if share > 0:

@@ -4,6 +4,7 @@ A part may be a folder, one that holds nothing but its `config.json` too, or a H
 of our architectures. What only data would tell, as the number of words of a captioner from scratch, is the config's default.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +37,13 @@ from hf_vlm.parts.model_class import model_class
 from hf_vlm.parts.picture_text_processor import load_tokenizer
 from hf_vlm.parts.shipped_models import default_ocr_model
 from hf_vlm.parts.vision_features import configured_image_size, describe_vision_model, read_vision_config
+from hf_vlm.training.freezing import freeze
 from hf_vlm.training.image_recipe import CLASSIFICATION, ImageRecipe
-from hf_vlm.training.llava import LOSS_CHUNK_SIZE, freeze
+from hf_vlm.training.llava import LOSS_CHUNK_SIZE
 from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.lora import lora_config
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
-from hf_vlm.training.recipe import Recipe, TrOCRRecipe, build_config
+from hf_vlm.training.recipe import Recipe, TrOCRRecipe, build_config, refuse_unknown
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 USUAL_LABEL_LENGTH = 32  # tokens, where nothing says how long a text is
@@ -114,14 +116,11 @@ def _as_trained(recipe: Recipe, model: Any) -> Any:
         raise ValueError(
             f"An estimate wants weights that are not quantised, got `quantization: {lora.quantization}`. Set it to `none`."
         )
-    if isinstance(recipe, LlavaRecipe):
+    if isinstance(recipe, LlavaRecipe | PictureTextRecipe):
         freeze(model, recipe.parts.train)
+    if isinstance(recipe, LlavaRecipe):
         model.loss_chunk_size = LOSS_CHUNK_SIZE
         model._head = model.get_output_embeddings().forward  # which is found by a trial on numbers else
-    elif isinstance(recipe, PictureTextRecipe):
-        model.requires_grad_(False)
-        for role in recipe.parts.train:
-            model.get_submodule(model.part_paths[role]).requires_grad_(True)
     if lora is not None:
         settled = lora.settled(model)
         adapted: Any = get_peft_model(model, lora_config(model, settled))
@@ -193,6 +192,13 @@ def num_learnt(recipe: Recipe, config: Any, batch_size: int, item: Item) -> int 
     return max(1, int(number * words))
 
 
+def _check_settings(recipe: Recipe, config: PreTrainedConfig) -> None:
+    """Raises ValueError if `model.settings` has a field that a configuration doesn't know, and would keep all the same."""
+    known = {field.name for field in dataclasses.fields(type(config))} | {"image_size"}
+    for name in recipe.model.settings:
+        refuse_unknown(name, known, "model.settings", recipe.section_keys())
+
+
 def _preset(recipe: Recipe, name: str) -> PreTrainedConfig:
     classes = next((of for kind, of in _PRESETS if isinstance(recipe, kind)), ())
     settings = dict(recipe.model.settings)
@@ -203,6 +209,7 @@ def _preset(recipe: Recipe, name: str) -> PreTrainedConfig:
         except ValueError as error:
             faults.append(str(error))
             continue
+        _check_settings(recipe, config)
         for setting, value in settings.items():
             setattr(config, setting, value)
         if isinstance(config, LlavaVisionLanguageConfig):
@@ -223,9 +230,9 @@ def _stored(recipe: Recipe) -> PreTrainedConfig:
     if isinstance(recipe, LlavaRecipe):
         config = LlavaVisionLanguageForConditionalGeneration.foreign_config(stored)
     config = AutoConfig.from_pretrained(name) if config is None else config
+    _check_settings(recipe, config)
     for setting, value in recipe.model.settings.items():
-        if hasattr(config, setting):
-            setattr(config, setting, value)
+        setattr(config, setting, value)
     if isinstance(config, LlavaVisionLanguageConfig):
         settle_sizes(config)
     return config

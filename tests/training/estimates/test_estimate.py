@@ -115,6 +115,29 @@ def test_measured_run_is_found_again_on_its_own_gpu(folders, tmp_path):
     assert on_other.tokens_per_second()[0] == pytest.approx(250 * 312 / 989)
 
 
+@pytest.mark.parametrize("tokens", [32, 64])
+def test_packed_rows_are_counted_by_their_tokens(folders, tmp_path, tokens):
+    """A run counts conversations, a pass takes rows of them: tokens a second come out as they went in."""
+    recipe = chat_recipe(folders, tmp_path, data={"max_tokens": 256, "max_length": 64})
+    run = tmp_path / "measured"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
+    speed = {"items_per_second": 1000 / tokens, "tokens_per_second": 1000.0}
+    session = {"device": "NVIDIA H100 80GB HBM3", "num_devices": 1}
+    (run / "run_environment.json").write_text(json.dumps({"sessions": [session], **speed}), encoding="utf-8")
+    found = estimate(recipe, gpu="h100", tokens=tokens, measured=run)
+    assert found.tokens_per_second()[0] == pytest.approx(1000)
+    assert found.seconds_of_arithmetic == pytest.approx(found.items_per_update * 256 / 1000)
+    assert "packed in rows of 256 tokens" in str(found)
+
+
+def test_misspelt_settings_are_refused_as_training_refuses_them(folders, tmp_path):
+    recipe = chat_recipe(folders, tmp_path)
+    recipe.model.settings["num_linear_layerz"] = 3
+    with pytest.raises(ValueError, match="got `num_linear_layerz`. Did you mean `model.settings.num_linear_layers`"):
+        estimate(recipe, preset="llava-1.5-7b")
+
+
 def test_measured_file_is_a_share_of_its_gpu(tmp_path):
     file = tmp_path / "speed.json"
     file.write_text(json.dumps({"device": "NVIDIA A100-SXM4-80GB", "flops_per_second": 156e12}), encoding="utf-8")
@@ -131,8 +154,19 @@ def test_speeds_of_no_known_gpu_are_refused(tmp_path, told, message):
     file.write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         speed_of(file, GPUS["h100"])
-    with pytest.raises(FileNotFoundError):
-        speed_of(tmp_path / "none.json", GPUS["h100"])
+
+
+@pytest.mark.parametrize("text", [None, "# A page", "[1, 2]"])
+def test_what_holds_no_measurement_is_told(tmp_path, text):
+    run = tmp_path / "run"
+    run.mkdir()
+    for place in (tmp_path / "speed.json", run):
+        if text is not None:
+            (place if place.suffix else place / "run_environment.json").write_text(text, encoding="utf-8")
+        with pytest.raises(
+            ValueError, match="`measured` must be the folder of a finished run, or JSON .* got .*Name another"
+        ):
+            speed_of(place, GPUS["h100"])
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_lines_are_advised_on_batch_layers_precision_and_sharding(recipe_section
     assert "data." not in advice
 
 
+def test_odd_batch_is_halved_without_a_promise(recipe_sections):
+    advice = memory_advice(build_trainer(recipe_of(recipe_sections, "training.per_device_train_batch_size=3")), ERROR)
+    assert "training.per_device_train_batch_size=1: saves 67%" in advice and "fewer items an update" in advice
+    assert "gradient_accumulation_steps" not in advice and "the same items" not in advice
+
+
 def test_what_is_set_already_is_not_advised(recipe_sections):
     overrides = ("per_device_train_batch_size=1", "activation_checkpointing=true", "bf16=true")
     trainer = build_trainer(recipe_of(recipe_sections, *(f"training.{override}" for override in overrides)))
