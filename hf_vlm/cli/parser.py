@@ -22,7 +22,7 @@ _EXIT_CODES = {
     "0": "all went well",
     "1": "something failed: stderr tells what; the rest was done",
     "2": "the command line is wrong",
-    "130": "stopped by Ctrl-C",
+    "130": "stopped by Ctrl-C, but for `demo`, which ends so, with 0",
     "143": "stopped by SIGTERM",
     "138": "stopped by SIGUSR1, of a batch system whose time is up",
 }
@@ -101,6 +101,10 @@ def _check_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
     before = [argument for argument in arguments if argument.startswith("-")]
     names = [argument for argument in arguments if not argument.startswith("-")]
     if not names:
+        unknown = [option for option in before if option not in parser._option_string_actions]
+        if unknown:
+            told = _nearest(unknown[0], parser._option_string_actions)
+            parser.error(f"An option of `hf-vlm` is wanted, got `{unknown[0]}`.{told} See `hf-vlm --help`.")
         if not {"-h", "--help", "--version"} & set(before):
             parser.error("A command is wanted, got none. `hf-vlm --help` lists them.")
         return

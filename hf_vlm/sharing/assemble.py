@@ -137,10 +137,11 @@ class Assembled:
             return "\n".join([*lines, "Every weight came from a part: it can be used as it is."])
         told = ", ".join(f"{number:,} of `{part}`" for part, number in self.new_parts.items())
         learns = ARCHITECTURES[self.architecture].learns
+        check = "`hf-vlm audit DATA` checks them" if learns == "lines" else "`--dry-run` behind it checks them"
         return "\n".join(
             [
                 *lines,
-                f"Still random, to be learnt: {told}. Teach them on your {learns} (`hf-vlm audit DATA` checks them):",
+                f"Still random, to be learnt: {told}. Teach them on your {learns} ({check}):",
                 f"  {self.next_command}",
             ]
         )

@@ -120,7 +120,7 @@ def check_same_step(arguments: TrainingArguments, checkpoint: str | Path) -> Non
         where = f" on {_either(_divisors_near(wanted, num_devices))} devices" if wanted % num_devices else ""
         raise ValueError(
             f"{wanted} items an update are wanted, as in {checkpoint} of {before.get('num_devices')} devices, got {now} on "
-            f"{num_devices}. Set `training.{ITEMS_OF_UPDATE}={wanted}` in the place of `training.gradient_accumulation_steps`"
+            f"{num_devices}. Set `training.{ITEMS_OF_UPDATE}={wanted}`, without `training.gradient_accumulation_steps`"
             f"{where}, or start anew with `--no-resume`."
         )
     if before.get("num_devices") != num_devices:

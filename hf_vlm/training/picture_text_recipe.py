@@ -51,7 +51,8 @@ class PictureTextModelSection:
         if given not in ({"pretrained"}, {"vision", "text"}):
             raise ValueError(
                 "The section `model` wants `pretrained`, or `vision` with `text`, got "
-                f"{listed(sorted(given)) or 'none of them'}. Give exactly one of the two."
+                f"{listed(sorted(given)) or 'none of them'}. Give exactly one of the two; to "
+                "replace what a recipe has, give the whole section: `'model={pretrained: FOLDER}'`."
             )
 
 

@@ -77,7 +77,8 @@ class ModelSection:
         if given not in ({"pretrained"}, {"vision", "text"}, {"vision_config", "text_config"}):
             raise ValueError(
                 "The section `model` wants `pretrained`, or `vision` with `text`, or `vision_config` with "
-                f"`text_config`, got {listed(sorted(given)) or 'none of them'}. Give exactly one of the three."
+                f"`text_config`, got {listed(sorted(given)) or 'none of them'}. Give exactly one of the three; to "
+                "replace what a recipe has, give the whole section: `'model={pretrained: FOLDER}'`."
             )
         if self.text_config and not self.tokenizer:
             raise ValueError(

@@ -1,5 +1,6 @@
 """A recipe's file with its `key=value` overrides -> nested dicts and lists, whatever the recipe is for."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,8 +22,15 @@ def read_sections(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     if not file.is_file():
         file = RECIPE_FOLDER / f"{path}.yaml"
     if not file.is_file():
-        shipped = listed(sorted(recipe.stem for recipe in RECIPE_FOLDER.glob("*.yaml")))
-        raise FileNotFoundError(f"A recipe's YAML file is wanted, got `{path}`. Give a file, or one of {shipped}.")
+        shipped = sorted(recipe.stem for recipe in RECIPE_FOLDER.glob("*.yaml"))
+        if len(Path(path).parts) > 1 or Path(path).suffix:
+            raise FileNotFoundError(
+                f"A recipe's YAML file, or the folder of a run with its `recipe.yaml`, is wanted, got `{path}`, which is not "
+                "there. Check the path."
+            )
+        near = difflib.get_close_matches(str(path), shipped, n=1)
+        advice = f"Did you mean `{near[0]}`?" if near else f"Give a file, or one of {listed(shipped)}."
+        raise FileNotFoundError(f"A recipe's YAML file is wanted, got `{path}`. {advice}")
     sections = _load_yaml(file.read_text(encoding="utf-8"), str(file))
     if not isinstance(sections, dict):
         raise ValueError(f"{file}: sections such as `model:` are wanted, got {sections!r:.40}. See the shipped ones.")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from transformers import Trainer
 
+from hf_vlm.parts.checkpoint_files import read_config
 from hf_vlm.training import image_classification, image_tokenization, llava, picture_text, trocr
 from hf_vlm.training.image_recipe import ImageRecipe
 from hf_vlm.training.llava_recipe import LlavaRecipe
 from hf_vlm.training.picture_text_recipe import PictureTextRecipe
 from hf_vlm.training.recipe import Recipe, TrOCRRecipe
-from hf_vlm.training.recipe_files import listed, read_sections
-from hf_vlm.training.runs import Resume
+from hf_vlm.training.recipe_files import RECIPE_FOLDER, listed, read_sections
+from hf_vlm.training.runs import Resume, find_checkpoint
 from hf_vlm.training.tokenizer_recipe import TokenizerRecipe
 
 RECIPE_CLASSES: tuple[type[Recipe], ...] = (TrOCRRecipe, PictureTextRecipe, LlavaRecipe, ImageRecipe, TokenizerRecipe)
@@ -52,12 +53,33 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     )
 
 
+def check_architecture(recipe: Recipe) -> None:
+    """Checks that the folder which a recipe goes on from holds a model of its architecture, before anything is read.
+
+    Raises:
+        ValueError: if it holds another of ours; the message names recipes that are for it.
+    """
+    wanted, name = getattr(recipe, "architecture", None), getattr(recipe.model, "pretrained", None)
+    if wanted is None or name is None or not (Path(name) / "config.json").is_file():
+        return
+    came = str(read_config(name).get("model_type")).removeprefix("hf_vlm_")
+    if came == wanted or came not in {other for of in RECIPE_CLASSES for other in of.architectures}:
+        return
+    shipped = sorted(RECIPE_FOLDER.glob("*.yaml"))
+    fitting = [file.stem for file in shipped if getattr(load_recipe(file), "architecture", None) == came]
+    raise ValueError(
+        f"`model.pretrained` must be a model of the recipe's architecture, `{wanted}`, got a `{came}` in {name}. Name another "
+        f"folder, or take a recipe for it: {listed(fitting)}."
+    )
+
+
 def build_trainer(recipe: Recipe) -> Trainer:
     """The trainer of a recipe, everything loaded and checked, nothing trained.
 
     Raises:
         ValueError: if recipe, model and data do not fit each other.
     """
+    check_architecture(recipe)
     if isinstance(recipe, ImageRecipe):
         return image_classification.build_trainer(recipe)
     if isinstance(recipe, TokenizerRecipe):
@@ -79,7 +101,11 @@ def train(recipe: Recipe, resume: Resume = True) -> Trainer:
 
     Raises:
         ValueError: if recipe, model and data do not fit each other, before any training.
+        FileNotFoundError: if a checkpoint is required and there is none; no folder is made then.
     """
+    check_architecture(recipe)
+    if resume == "required":
+        find_checkpoint(Path(recipe.training["output_dir"]), resume)
     if isinstance(recipe, ImageRecipe):
         return image_classification.train(recipe, resume)
     if isinstance(recipe, TokenizerRecipe):

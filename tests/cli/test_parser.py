@@ -115,6 +115,7 @@ def test_results_are_json_for_a_script_in_every_command_that_has_one():
     [
         ([], "A command is wanted, got none."),
         (["--traceback"], "A command is wanted, got none."),
+        (["--hlep"], "got `--hlep`. Did you mean `--help`?"),
         (["trian", "x"], "A command is wanted, got `trian`. Did you mean `train`?"),
         (["export", "x"], "A command is wanted, got `export`. Did you mean `export-"),
         (["qqq"], "A command is wanted, got `qqq`. `hf-vlm --help` lists them."),

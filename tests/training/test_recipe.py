@@ -3,10 +3,11 @@
 import pytest
 import yaml
 
+from hf_vlm import LlavaVisionLanguageConfig
 from hf_vlm.training.image_recipe import ImageRecipe
 from hf_vlm.training.recipe import TrOCRRecipe, build_config
 from hf_vlm.training.recipe_files import RECIPE_FOLDER
-from hf_vlm.training.tasks import load_recipe
+from hf_vlm.training.tasks import build_trainer, load_recipe, train
 
 MINIMAL = {
     "model": {"pretrained": "FOLDER"},
@@ -168,3 +169,29 @@ def test_shipped_recipe_is_understood_and_opens_with_its_facts(file):
         assert any(fact in line for line in header), fact
     again = load_recipe(file.stem)
     assert again.to_dict() == recipe.to_dict()
+
+
+def test_folder_of_another_architecture_is_refused_with_recipes_for_it(tmp_path):
+    LlavaVisionLanguageConfig(image_token_id=5).save_pretrained(tmp_path)
+    recipe = load_recipe("trocr-finetune-lines", [f"model.pretrained={tmp_path}"])
+    with pytest.raises(ValueError, match="`trocr`, got a `llava` in .* recipe for it: .*`llava-chat`"):
+        build_trainer(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("llava-chta", "Did you mean `llava-chat`"),
+        ("runs/none", "folder of a run .* got `runs/none`, which is not there"),
+    ],
+)
+def test_missing_recipe_is_told_by_what_was_likely_meant(name, told):
+    with pytest.raises(FileNotFoundError, match=told):
+        load_recipe(name)
+
+
+def test_required_checkpoint_is_looked_for_before_any_folder_is_made(tmp_path):
+    recipe = load_recipe("trocr-finetune-lines", [f"training.output_dir={tmp_path / 'fresh'}"])
+    with pytest.raises(FileNotFoundError, match="A checkpoint to go on from is wanted"):
+        train(recipe, "required")
+    assert not (tmp_path / "fresh").exists()

@@ -16,7 +16,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ARCHITECTURE",
         help="trocr (reads, captions, answers), llava (chats), cnn_lstm (captions)",
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of its config, such as num_beams=4")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key=value", help="of its config, such as num_beams=4"
+    )
     parser.add_argument("--vision", required=True, metavar="MODEL", help="folder or Hub name of a vision encoder")
     parser.add_argument(
         "--text", required=True, metavar="MODEL", help="folder or Hub name of a text model; for cnn_lstm a tokenizer"
@@ -66,8 +68,8 @@ COMMAND = Command(
     add_options,
     run,
     description="Joins pretrained parts to one model, in a new folder with its processor and an account of every weight. What "
-    "can't work is refused before weights load. The model is then trained: `hf-vlm train RECIPE "
-    "model.pretrained=FOLDER`.",
+    "can't work is refused before weights load. It tells the command that trains "
+    "the model then.",
     example="hf-vlm assemble trocr --vision facebook/dinov2-small --text FacebookAI/roberta-base --out my-start",
     rest="settings",
     if_stopped=NOTHING_WRITTEN,

@@ -11,7 +11,9 @@ from hf_vlm.cli.output import write_result
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `estimate`."""
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file, name of a shipped recipe, or folder of a run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.global_batch_size=128")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as training.global_batch_size=128"
+    )
     parser.add_argument(
         "--gpus", type=shared_options.positive, default=1, metavar="N", help="in each machine, default 1"
     )

@@ -14,7 +14,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", metavar="RECIPE", help="YAML file, name of a shipped recipe, or folder of a run to go on with"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.learning_rate=1e-4")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as training.learning_rate=1e-4"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check all, show the first batch, memory, and stop")
     parser.add_argument(
         "--resume",

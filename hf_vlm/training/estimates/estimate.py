@@ -31,6 +31,7 @@ from hf_vlm.training.estimates.unloaded_models import (
     Item,
     batch_of_shapes,
     longest_item,
+    most_tokens,
     num_learnt,
     unloaded_config,
     unloaded_model,
@@ -185,7 +186,9 @@ def estimate(
     num_devices = gpus * nodes
     config = unloaded_config(recipe, preset)
     longest = longest_item(recipe, config)
-    mean = longest if tokens is None else _mean_item(recipe, config, tokens, longest)
+    mean = longest if tokens is None else _mean_item(recipe, config, tokens)
+    if mean.tokens > longest.tokens:  # of labels whose length is a guess
+        longest = mean
     items_per_pass, num_passes = _division(recipe, num_devices)
     model = unloaded_model(recipe, config)
     parts, size = _parts(model), model_size(base_of(model))
@@ -290,7 +293,11 @@ def _speed_of_run(folder: Path) -> dict[str, Any]:
     config = unloaded_config(recipe)
     tokens = environment.get("tokens_per_second")
     longest = longest_item(recipe, config)
-    item = longest if not tokens else _mean_item(recipe, config, max(1, round(tokens / items)), longest)
+    item = longest
+    if tokens:  # never more than the recipe lets through, however a run counts
+        most = most_tokens(recipe, config)
+        of_item = max(1, round(tokens / items))
+        item = _mean_item(recipe, config, of_item if most is None else min(of_item, most))
     at_once, _ = _division(recipe, session["num_devices"])
     of_pass = _Step(recipe, config, unloaded_model(recipe, config)).arithmetic(at_once, item)
     if (row_tokens := _row_tokens(recipe)) and tokens:  # a run counts conversations, a pass takes rows of them
@@ -306,15 +313,12 @@ def _check(**numbers: int | None) -> None:
             raise ValueError(f"`{name}` must be 1 or more, got {number}. Correct it.")
 
 
-def _mean_item(recipe: Recipe, config: Any, tokens: int, longest: Item) -> Item:
-    most = longest.tokens
-    packed = _row_tokens(recipe)
+def _mean_item(recipe: Recipe, config: Any, tokens: int) -> Item:
+    most = most_tokens(recipe, config)
     if most == 0:
         raise ValueError(f"`tokens` is for recipes with texts, got {tokens} for `{recipe.task}`. Leave it out.")
-    if tokens > max(most, packed or 0):
+    if most is not None and tokens > most:
         raise ValueError(f"`tokens` must be at most the {most} that the recipe lets through, got {tokens}. Lower it.")
-    if packed and tokens > most:  # a measured run counts whole rows
-        return Item(most)
     of_picture = getattr(config, "num_image_tokens", None)
     pictures = 1.0 if of_picture is None or tokens > of_picture else 0.0
     return Item(tokens, pictures)

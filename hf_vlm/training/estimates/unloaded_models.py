@@ -156,14 +156,22 @@ def batch_of_shapes(recipe: Recipe, model: Any, batch_size: int, item: Item) -> 
     return inputs
 
 
-def longest_item(recipe: Recipe, config: PreTrainedConfig) -> Item:
-    """The largest item that a recipe lets through."""
+def most_tokens(recipe: Recipe, config: PreTrainedConfig) -> int | None:
+    """The tokens of the largest item that a recipe lets through; 0 where there is no text, None where nothing limits it."""
     if isinstance(recipe, LlavaRecipe):
-        return Item(recipe.data.max_length)
+        return recipe.data.max_length
     if isinstance(recipe, TrOCRRecipe | PictureTextRecipe):
         positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", None)
-        return Item(recipe.model.max_label_length or min(positions or USUAL_LABEL_LENGTH, USUAL_LABEL_LENGTH))
-    return Item(0)
+        return recipe.model.max_label_length or positions
+    return 0
+
+
+def longest_item(recipe: Recipe, config: PreTrainedConfig) -> Item:
+    """The largest item that a recipe lets through, or is likely to see where it would let through far more."""
+    most = most_tokens(recipe, config)
+    if isinstance(recipe, LlavaRecipe) or getattr(recipe.model, "max_label_length", None):
+        return Item(most or 0)
+    return Item(min(USUAL_LABEL_LENGTH if most is None else most, USUAL_LABEL_LENGTH))
 
 
 def _conversations(

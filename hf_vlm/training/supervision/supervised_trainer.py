@@ -149,6 +149,12 @@ class SupervisedTrainer(Trainer):
     def _summed(self, totals: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(totals.float().to(self.args.device), reduction="sum")
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As `Trainer`'s, but tied weights, which are saved once, are not missed."""
+        tied = set(getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {})
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """As `Trainer._get_grad_norm`, which is asked once an update: so the watch looks here. The weights change after it; under
         DeepSpeed they have changed before.

@@ -131,6 +131,14 @@ def test_packed_rows_are_counted_by_their_tokens(folders, tmp_path, tokens):
     assert "packed in rows of 256 tokens" in str(found)
 
 
+def test_labels_longer_than_usual_are_estimated_up_to_the_decoders_positions(tmp_path):
+    recipe = load_recipe("trocr-finetune-lines")
+    found = estimate(recipe, tokens=44)
+    assert found.mean.tokens == found.longest.tokens == 44 > estimate(recipe).longest.tokens
+    with pytest.raises(ValueError, match="`tokens` must be at most the 112"):
+        estimate(recipe, tokens=113)
+
+
 def test_misspelt_settings_are_refused_as_training_refuses_them(folders, tmp_path):
     recipe = chat_recipe(folders, tmp_path)
     recipe.model.settings["num_linear_layerz"] = 3

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -362,3 +363,15 @@ def test_disk_that_is_really_full_leaves_the_checkpoint_before(tmp_path, small_d
     (small_disk / "other").unlink()
     run(build_trainer(recipe), recipe, resume="required")
     assert (small_disk / "out" / "model.safetensors").exists()
+
+
+def test_tied_weights_are_not_missed_in_a_checkpoint(tmp_path, monkeypatch):
+    trainer = build_trainer(recipe_for("lines", tmp_path / "in", tmp_path / "out"))
+    warned = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", warned.append)
+    tied = list(trainer.model.all_tied_weights_keys)
+    assert tied
+    trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=tied.copy(), unexpected_keys=[]))
+    assert warned == []
+    trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=[*tied, "other"], unexpected_keys=[]))
+    assert len(warned) == 1 and "['other']" in warned[0]
