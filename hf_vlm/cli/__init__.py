@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Of several processes, as `torchrun` starts them, the first alone prints.
 
     Returns: 0 if all went well, 1 if something failed (told on stderr), 2 for a wrong command line, 130 if it was stopped by
-        Ctrl-C, 143 by SIGTERM.
+        Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

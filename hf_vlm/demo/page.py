@@ -1,10 +1,11 @@
 """The page itself: a tab for everything that one of the given models does, served until Ctrl-C."""
 
+import contextlib
 import importlib.util
 import os
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,7 @@ def launch(
         ValueError: if there is no folder, one holds no model that the page has a tab for, or it is no port.
     """
     free_port(host, port)  # before gradio's seconds of import
-    with tempfile.TemporaryDirectory(prefix="hf-vlm-demo-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
+    with tempfile.TemporaryDirectory(prefix="hf-vlm-demo-") as uploads, _uploads_in(uploads):
         page = build_page(folders)
         try:
             print(f"The page is at {start(page, host=host, port=port, share=share)} (Ctrl-C ends it)", flush=True)
@@ -118,6 +118,19 @@ def launch(
             print("Ended.", flush=True)
         finally:
             page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def _uploads_in(folder: str) -> Iterator[None]:
+    """Gradio puts uploads into a folder; what the environment said of it stands again afterwards."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["GRADIO_TEMP_DIR"]
+        if before is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def _check_installed() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 from PIL import Image
 
 from hf_vlm.demo.chatting import Conversation
@@ -21,6 +20,7 @@ from hf_vlm.demo.model_cards import card_html
 from hf_vlm.demo.reading import read_picture
 from hf_vlm.demo.uploads import uploaded_picture
 from hf_vlm.demo.writing import answer_question, write_captions
+from hf_vlm.training.supervision.step_errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def page_error(error: Exception) -> gr.Error:
     """What the page says of an error."""
     if isinstance(error, gr.Error):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
+    if is_out_of_memory(error):
         said = "There is not enough memory for this model and picture. Try a smaller picture, or fewer models at once."
         logger.error("%s (%s)", said, error)
     elif isinstance(error, ValueError | OSError | TypeError | ImportError):

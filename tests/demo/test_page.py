@@ -63,6 +63,8 @@ def test_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch):
         (MemoryError(), "not enough memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"), "not enough memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "not enough memory"),
+        (ValueError("not enough memory cells in the table"), "not enough memory cells"),
         (KeyError("x"), "This went wrong: KeyError: 'x'. The terminal tells more."),
     ],
 )
@@ -70,6 +72,23 @@ def test_errors_are_told_in_words_that_are_no_markup(error, told):
     from hf_vlm.demo.tabs import page_error
 
     assert told in page_error(error).message
+
+
+@pytest.mark.parametrize("before", [None, "/somewhere"])
+def test_environment_is_as_it_was_when_the_page_has_ended(before, monkeypatch):
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", before)
+    seen = []
+
+    def fail(folders):
+        seen.append(os.environ["GRADIO_TEMP_DIR"])
+        raise ValueError("no folder")
+
+    monkeypatch.setattr(page_module, "build_page", fail)
+    with pytest.raises(ValueError, match="no folder"):
+        page_module.launch([])
+    assert seen[0] != before and os.environ.get("GRADIO_TEMP_DIR") == before
 
 
 def test_what_is_not_the_visitors_doing_is_logged_too(caplog):
