@@ -203,6 +203,8 @@ def num_learnt(recipe: Recipe, config: Any, batch_size: int, item: Item) -> int 
 def _check_settings(recipe: Recipe, config: PreTrainedConfig) -> None:
     """Raises ValueError if `model.settings` has a field that a configuration doesn't know, and would keep all the same."""
     known = {field.name for field in dataclasses.fields(type(config))} | {"image_size"}
+    if getattr(recipe.model, "vision", None):  # where parts are joined, it goes into the generation settings
+        known |= {"max_new_tokens"}
     for name in recipe.model.settings:
         refuse_unknown(name, known, "model.settings", recipe.section_keys())
 

@@ -1,5 +1,6 @@
 """What `assemble`, `push`, `estimate` and `demo` hand on, and that they tell what comes back."""
 
+import importlib
 import json
 from unittest.mock import create_autospec
 
@@ -23,7 +24,7 @@ def called(monkeypatch):
     """Puts a stand-in of the same signature in a function's place; gives the stand-in."""
 
     def replace(module: str, name: str):
-        real = getattr(pytest.importorskip(module), name)
+        real = getattr(importlib.import_module(module), name)
         stand_in = create_autospec(real, return_value=Result())
         monkeypatch.setattr(f"{module}.{name}", stand_in)
         return stand_in

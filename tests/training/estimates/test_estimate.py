@@ -141,6 +141,10 @@ def test_labels_longer_than_usual_are_estimated_up_to_the_decoders_positions(tmp
 
 def test_misspelt_settings_are_refused_as_training_refuses_them(folders, tmp_path):
     recipe = chat_recipe(folders, tmp_path)
+    recipe.model.settings["max_new_tokens"] = 64
+    assert (
+        unloaded_config(recipe, "llava-1.5-7b").text_config.hidden_size == 4096
+    )  # of generation: taken as in training
     recipe.model.settings["num_linear_layerz"] = 3
     with pytest.raises(ValueError, match="got `num_linear_layerz`. Did you mean `model.settings.num_linear_layers`"):
         estimate(recipe, preset="llava-1.5-7b")
